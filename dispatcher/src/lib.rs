@@ -1,3 +1,4 @@
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
 pub mod app;
+pub mod domain;
