@@ -1,1 +1,3 @@
-//! placeholder
+//! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
+
+pub mod app;

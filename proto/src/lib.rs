@@ -14,6 +14,7 @@ pub mod manifest;
 // pub mod trust;
 
 pub mod desired;
+pub mod enroll;
 pub mod report;
 pub mod transfer;
 
