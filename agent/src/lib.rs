@@ -1,1 +1,3 @@
-//! placeholder
+//! The agent: the engine, and the daemon on the device.
+
+pub mod core;
