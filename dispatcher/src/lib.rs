@@ -1,2 +1,4 @@
 //! placeholder
 pub mod ca;
+mod repeats;
+pub mod tls;
