@@ -1,4 +1,5 @@
 //! placeholder
+pub mod broker;
 pub mod ca;
 mod repeats;
 pub mod tls;
