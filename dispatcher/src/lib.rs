@@ -1,9 +1,6 @@
-<<<<<<< HEAD
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
 pub mod app;
-=======
-//! placeholder
 pub mod broker;
 pub mod ca;
 mod repeats;
