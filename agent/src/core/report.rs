@@ -42,6 +42,11 @@ impl State {
     /// The complete reported state.
     pub(super) fn compose_report(&mut self, now: Now, fx: &mut Vec<Effect>) -> DeviceReport {
         let id = self.take_id(fx);
+        DeviceReport { id, ..self.describe(now) }
+    }
+
+    /// The complete state as a report would say it, under the last id that was used.
+    pub fn describe(&self, now: Now) -> DeviceReport {
         let mut slots: Vec<SlotReport> = Vec::new();
         for (slot, record) in &self.durable.slots {
             let job = self.jobs.get(slot);
@@ -65,7 +70,7 @@ impl State {
             workspace: self.identity.workspace.clone(),
             device: self.identity.device.clone(),
             incarnation: self.durable.incarnation,
-            id,
+            id: self.next_id.saturating_sub(1),
             sent_at: now.wall_s,
             generation: self.durable.generation,
             agent: self.agent.clone(),
