@@ -11,7 +11,7 @@ pub mod id;
 pub mod code;
 pub mod manifest;
 
-// pub mod trust;
+pub mod trust;
 
 pub mod desired;
 pub mod enroll;

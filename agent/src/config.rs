@@ -1,0 +1,332 @@
+//! The agent's configuration: one TOML file, the files of its `.d` folder in order of name, then the
+//! environment (`MUSTER_AGENT_LOCAL_HTTP=…`). Unknown keys are errors. It does not know any state.
+
+mod keys;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use keys::{KEYS, by_section};
+
+use crate::core::Limits;
+use crate::core::outbox::Bounds;
+
+/// Where the configuration is unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/muster/agent.toml";
+/// Where the agent keeps its things unless told otherwise.
+pub const DEFAULT_DATA: &str = "/var/lib/muster-agent";
+
+/// Why the configuration cannot be used. A retry helps only after the named key was mended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Not TOML, or a value of the wrong kind.
+    #[error("{origin}: {reason}")]
+    Invalid {
+        /// The file or environment variable.
+        origin: String,
+        /// What is wrong, with the line where there is one.
+        reason: String,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: there is no key {key:?}{}", .nearest.map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
+    UnknownKey {
+        /// The file or environment variable.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The nearest key that exists.
+        nearest: Option<&'static str>,
+    },
+}
+
+/// The whole configuration, typed per module.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the agent keeps its things.
+    pub data: PathBuf,
+    /// The local API's address; none to have only the socket.
+    pub http: Option<SocketAddr>,
+    /// The local API's Unix socket; none to have only the address.
+    pub socket: Option<PathBuf>,
+    /// The owner's limits.
+    pub limits: Limits,
+    /// How many threads run inferences; 0 for one per processor.
+    pub inference_threads: usize,
+    /// How many requests may wait for a thread.
+    pub inference_queue: usize,
+    /// How long a telemetry window is.
+    pub telemetry_window: Duration,
+    /// How often the broker hears at least something.
+    pub keep_alive: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Raw::default().into_config()
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Raw {
+    data: PathBuf,
+    local: Local,
+    storage: Storage,
+    inference: Inference,
+    telemetry: TelemetryKeys,
+    outbox: OutboxKeys,
+    link: LinkKeys,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Local {
+    http: String,
+    socket: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Storage {
+    headroom_bytes: u64,
+    max_bundle_bytes: u64,
+    keep_bytes: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Inference {
+    threads: usize,
+    queue: usize,
+    max_unclean_ends: u8,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TelemetryKeys {
+    window_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct OutboxKeys {
+    max_bytes: u64,
+    max_count: usize,
+    max_age_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LinkKeys {
+    keep_alive_seconds: u64,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            data: DEFAULT_DATA.into(),
+            local: Local::default(),
+            storage: Storage::default(),
+            inference: Inference::default(),
+            telemetry: TelemetryKeys::default(),
+            outbox: OutboxKeys::default(),
+            link: LinkKeys::default(),
+        }
+    }
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self { http: "127.0.0.1:8421".into(), socket: String::new() }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            headroom_bytes: limits.disk_headroom,
+            max_bundle_bytes: limits.max_bundle,
+            keep_bytes: limits.keep_bytes,
+        }
+    }
+}
+
+impl Default for Inference {
+    fn default() -> Self {
+        Self { threads: 0, queue: 64, max_unclean_ends: Limits::default().max_unclean_ends }
+    }
+}
+
+impl Default for TelemetryKeys {
+    fn default() -> Self {
+        Self { window_seconds: 60 }
+    }
+}
+
+impl Default for OutboxKeys {
+    fn default() -> Self {
+        let bounds = Bounds::default();
+        Self { max_bytes: bounds.bytes, max_count: bounds.count, max_age_seconds: bounds.age_s }
+    }
+}
+
+impl Default for LinkKeys {
+    fn default() -> Self {
+        Self { keep_alive_seconds: 60 }
+    }
+}
+
+impl Raw {
+    fn into_config(self) -> Config {
+        let not_empty = |text: String| (!text.is_empty()).then_some(text);
+        Config {
+            http: not_empty(self.local.http).and_then(|t| t.parse().ok()),
+            socket: not_empty(self.local.socket).map(PathBuf::from),
+            limits: Limits {
+                disk_headroom: self.storage.headroom_bytes,
+                max_bundle: self.storage.max_bundle_bytes,
+                keep_bytes: self.storage.keep_bytes,
+                max_unclean_ends: self.inference.max_unclean_ends.max(1),
+                outbox: Bounds {
+                    bytes: self.outbox.max_bytes,
+                    count: self.outbox.max_count,
+                    age_s: self.outbox.max_age_seconds,
+                },
+            },
+            inference_threads: self.inference.threads,
+            inference_queue: self.inference.queue.max(1),
+            telemetry_window: Duration::from_secs(self.telemetry.window_seconds.max(1)),
+            keep_alive: Duration::from_secs(self.link.keep_alive_seconds.max(5)),
+            data: self.data,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path` (which may be absent where `required` is not set), the files of its `.d`
+    /// folder, and `environment`.
+    pub fn load(
+        path: &Path,
+        required: bool,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, Error> {
+        let mut merged = toml::Table::new();
+        if required || path.exists() {
+            merge(&mut merged, read(path)?);
+        }
+        let folder = path.with_extension("d");
+        if folder.is_dir() {
+            let failed = |source| Error::Read { path: folder.clone(), source };
+            let mut files: Vec<PathBuf> =
+                std::fs::read_dir(&folder).map_err(failed)?.flatten().map(|e| e.path()).collect();
+            files.retain(|f| f.extension().is_some_and(|e| e == "toml"));
+            files.sort();
+            for file in files {
+                merge(&mut merged, read(&file)?);
+            }
+        }
+        for (name, value) in environment {
+            if let Some(rest) = name.strip_prefix("MUSTER_AGENT_") {
+                merge(&mut merged, keys::from_environment(&name, rest, &value)?);
+            }
+        }
+        typed(merged, &path.display().to_string())
+    }
+}
+
+fn read(path: &Path) -> Result<toml::Table, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let origin = path.display().to_string();
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|e| Error::Invalid { origin: origin.clone(), reason: e.to_string() })?;
+    keys::check(&table, &origin)?;
+    Ok(table)
+}
+
+fn typed(table: toml::Table, origin: &str) -> Result<Config, Error> {
+    let invalid = |reason: String| Error::Invalid { origin: origin.to_owned(), reason };
+    let raw: Raw = table.try_into().map_err(|e: toml::de::Error| invalid(e.to_string()))?;
+    if !raw.local.http.is_empty() && raw.local.http.parse::<SocketAddr>().is_err() {
+        return Err(invalid(format!(
+            "local.http = {:?} is not an address such as 127.0.0.1:8421; use \"\" for none",
+            raw.local.http
+        )));
+    }
+    Ok(raw.into_config())
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, Error> {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, text).expect("written");
+        Config::load(&path, true, environment.iter().map(|(k, v)| (k.to_string(), v.to_string())))
+    }
+
+    #[test]
+    fn file_folder_and_environment_override_one_another() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "data = \"/a\"\n[inference]\nqueue = 5\nthreads = 3\n").expect("written");
+        std::fs::create_dir(dir.path().join("agent.d")).expect("made");
+        std::fs::write(dir.path().join("agent.d/10.toml"), "[inference]\nqueue = 6\n").expect("written");
+        let environment = [("MUSTER_AGENT_DATA".to_string(), "/b".to_string()), ("HOME".into(), "/".into())];
+        let config = Config::load(&path, true, environment).expect("valid");
+        assert_eq!((config.inference_queue, config.inference_threads), (6, 3));
+        assert_eq!(config.data, Path::new("/b"));
+    }
+
+    #[test]
+    fn every_documented_key_is_known_and_has_its_default() {
+        let mut text = String::new();
+        for (section, keys) in keys::by_section() {
+            if !section.is_empty() {
+                text.push_str(&format!("[{section}]\n"));
+            }
+            for key in keys {
+                text.push_str(&format!("{} = {}\n", key.name, key.default));
+            }
+        }
+        let config = load(&text, &[]).expect("valid");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn mistakes_name_the_key_and_what_was_meant() {
+        let unknown = load("[storage]\nheadrom_bytes = 1\n", &[]).expect_err("a misspelt key").to_string();
+        assert!(unknown.contains("storage.headrom_bytes") && unknown.contains("storage.headroom_bytes"), "{unknown}");
+        let environment = load("", &[("MUSTER_AGENT_LOKAL_HTTP", "x")]).expect_err("unknown").to_string();
+        assert!(environment.contains("MUSTER_AGENT_LOKAL_HTTP"), "{environment}");
+        for bad in ["data = 1", "[local]\nhttp = \"nowhere\"", "[inference]\nqueue = -1", "data = \"x"] {
+            assert!(matches!(load(bad, &[]), Err(Error::Invalid { .. })), "{bad}");
+        }
+        assert!(matches!(load("", &[("MUSTER_AGENT_INFERENCE_QUEUE", "many")]), Err(Error::Invalid { .. })));
+        let missing = Config::load(Path::new("/nowhere/agent.toml"), true, []);
+        assert!(matches!(missing, Err(Error::Read { .. })));
+        assert!(Config::load(Path::new("/nowhere/agent.toml"), false, []).is_ok());
+    }
+}

@@ -1,0 +1,189 @@
+//! What happens when the process starts: versions that seem to have killed it are put aside, what
+//! answered before answers again without waiting for the network, and unfinished work is taken up.
+
+use std::collections::BTreeSet;
+
+use muster_proto::code::Code;
+use muster_proto::id::{Digest, SlotName};
+use muster_proto::report::{Failure, ModelRef, Phase};
+
+use super::Now;
+use super::durable::Outcome;
+use super::event::{Effect, LoadFailure};
+use super::state::{Job, Stage, State};
+
+impl State {
+    pub(super) fn started(&mut self, now: Now, fx: &mut Vec<Effect>) {
+        let signed = std::mem::take(&mut self.durable.signed_desired);
+        if !signed.is_empty() {
+            let (workspace, device) = (&self.identity.workspace, &self.identity.device);
+            match self.director.verify(&signed, workspace, device, None) {
+                Ok(desired) => self.desired = Some(desired),
+                Err(error) => {
+                    self.refused = Some(Failure { code: error.code(), detail: super::report::clip(&error.to_string()) })
+                }
+            }
+        }
+        self.durable.signed_desired = signed;
+        self.count_unclean_ends();
+        let wants = self.desired.as_ref().map(|d| d.slots.clone()).unwrap_or_default();
+        for want in wants {
+            let slot = want.slot.clone();
+            let job = self.job_from_record(want);
+            self.jobs.insert(slot, job);
+        }
+        self.put_aside_killers(now, fx);
+        self.persist(fx);
+        let slots: Vec<SlotName> = self.durable.slots.keys().cloned().collect();
+        for slot in slots {
+            self.load_active(&slot, now, fx);
+        }
+        self.report_due = true;
+    }
+
+    fn count_unclean_ends(&mut self) {
+        if !self.durable.clean_stop {
+            for record in self.durable.slots.values_mut() {
+                for attempt in record.trial.iter_mut().chain(record.staging.iter_mut()) {
+                    attempt.unclean_ends = attempt.unclean_ends.saturating_add(1);
+                }
+            }
+        }
+        self.durable.clean_stop = false;
+    }
+
+    fn job_from_record(&mut self, want: muster_proto::desired::SlotDesired) -> Job {
+        let record = self.durable.slots.entry(want.slot.clone()).or_default();
+        let mut job = Job::new(want);
+        let same = record.outcome.as_ref().filter(|o| o.want == job.want);
+        if let Some(outcome) = same {
+            job.probe = outcome.probe.clone();
+            job.failure = outcome.failure.clone();
+            job.transfer = outcome.transfer;
+        }
+        let is_active = record.active.as_ref().is_some_and(|a| a.digest == job.want.digest);
+        job.stage = match same.map(|o| o.phase) {
+            Some(Phase::Failed) => Stage::Failed,
+            // The trial begins again when the model has been loaded.
+            _ if is_active && record.trial.is_some() => Stage::Trial { until_ms: u64::MAX },
+            _ if is_active => Stage::Healthy,
+            _ => Stage::Queued,
+        };
+        job
+    }
+
+    /// Whoever was on trial, or being loaded for the first time, at too many unclean ends goes.
+    fn put_aside_killers(&mut self, now: Now, fx: &mut Vec<Effect>) {
+        let max = self.limits.max_unclean_ends;
+        let slots: Vec<SlotName> = self.durable.slots.keys().cloned().collect();
+        for slot in slots {
+            let Some(record) = self.durable.slots.get_mut(&slot) else { continue };
+            let on_trial = record.trial.clone().filter(|a| a.unclean_ends >= max);
+            let staging = record.staging.clone().filter(|a| a.unclean_ends >= max);
+            if on_trial.is_some() && record.previous.is_some() {
+                record.active = record.previous.take();
+                record.trial = None;
+            }
+            record.staging = None;
+            if let Some(killer) = on_trial.or(staging) {
+                let detail = format!("the process ended {} times without being told to", killer.unclean_ends);
+                self.end_failed(&slot, killer.digest, Failure { code: Code::TrialCrashed, detail }, now, fx);
+            }
+        }
+    }
+
+    /// Loads what the slot's record names; where its manifest is gone, what came before.
+    pub(super) fn load_active(&mut self, slot: &SlotName, now: Now, fx: &mut Vec<Effect>) {
+        let active = self.durable.slots.get(slot).and_then(|r| r.active.clone());
+        let Some(active) = active else { return };
+        match self.manifests.get(&active.digest) {
+            Some(manifest) => fx.push(Effect::Load {
+                slot: slot.clone(),
+                manifest: Box::new(manifest.clone()),
+                digest: active.digest,
+            }),
+            None => {
+                let detail = format!("the manifest of {} is gone from the store", active.target);
+                let failure = Failure { code: Code::StoreFailed, detail };
+                self.fall_back(slot, &active, LoadFailure { failure, damaged: vec![active.digest] }, now, fx);
+            }
+        }
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        slot: SlotName,
+        digest: Digest,
+        result: Result<muster_proto::report::Probe, LoadFailure>,
+        now: Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let active = self.durable.slots.get(&slot).and_then(|r| r.active.clone());
+        let Some(active) = active.filter(|a| a.digest == digest) else { return };
+        match result {
+            Ok(probe) => {
+                self.answering.insert(slot.clone(), digest);
+                if let Some(job) = self.jobs.get_mut(&slot).filter(|j| j.want.digest == digest) {
+                    job.probe = Some(probe);
+                    if matches!(job.stage, Stage::Trial { .. }) {
+                        let trial = u64::from(job.want.trial_seconds) * 1000;
+                        job.stage = Stage::Trial { until_ms: now.mono_ms.saturating_add(trial) };
+                    }
+                }
+                self.report_due = true;
+            }
+            Err(failure) => self.fall_back(&slot, &active, failure, now, fx),
+        }
+    }
+
+    /// The active version cannot be loaded: the previous one takes its place (invariant 2).
+    fn fall_back(
+        &mut self,
+        slot: &SlotName,
+        failed: &ModelRef,
+        LoadFailure { failure, damaged }: LoadFailure,
+        now: Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        let damaged: BTreeSet<Digest> = damaged.into_iter().collect();
+        self.files.retain(|d, _| !damaged.contains(d));
+        let Some(record) = self.durable.slots.get_mut(slot) else { return };
+        record.active = record.previous.take();
+        record.trial = None;
+        self.answering.remove(slot);
+        let wanted = self.jobs.get_mut(slot).filter(|j| j.want.digest == failed.digest);
+        match wanted {
+            // Damaged files are fetched again; that is no verdict on the version.
+            Some(job) if !damaged.is_empty() => {
+                job.stage = Stage::Queued;
+                job.failure = Some(failure);
+                record.outcome = None;
+                self.persist(fx);
+                self.report_due = true;
+            }
+            _ => self.end_failed(slot, failed.digest, failure, now, fx),
+        }
+        self.load_active(slot, now, fx);
+    }
+
+    /// Ends the update to `digest` for good, writes that down, and reports it (invariant 7).
+    pub(super) fn end_failed(
+        &mut self,
+        slot: &SlotName,
+        digest: Digest,
+        failure: Failure,
+        now: Now,
+        fx: &mut Vec<Effect>,
+    ) {
+        if let Some(job) = self.jobs.get_mut(slot).filter(|j| j.want.digest == digest) {
+            job.stage = Stage::Failed;
+            job.failure = Some(failure);
+            let outcome = Outcome::of(job);
+            let record = self.durable.slots.entry(slot.clone()).or_default();
+            record.staging = None;
+            record.outcome = Some(outcome);
+        }
+        self.persist(fx);
+        self.report_outcome(now, fx);
+    }
+}

@@ -1,0 +1,134 @@
+use std::collections::BTreeSet;
+
+use super::envelope::{check_expiry, verify};
+use super::metadata::{Expires, Root};
+use super::root::TrustedRoot;
+use super::{Error, Repository, Role, TargetRef, Verified, sign};
+use crate::desired::{Desired, DesiredState, MAX_SLOTS, SignedDesired};
+use crate::id::{DeviceId, Digest, SlotName, Workspace};
+use crate::manifest::{self, BundleManifest, MAX_MANIFEST};
+use crate::transfer::Metadata;
+use crate::wire;
+
+/// The director's trusted root: whose word counts for what a device shall run. What may run at all is the model
+/// repository's matter, and [`agree`] brings the two together.
+#[derive(Debug, Clone)]
+pub struct Director {
+    root: TrustedRoot,
+}
+
+impl Director {
+    /// Begins with a root that is trusted because of where it came from.
+    pub fn new(root: &[u8]) -> Result<Self, Error> {
+        Ok(Self { root: TrustedRoot::initial(Role::DirectorRoot, root)? })
+    }
+
+    /// Takes the root that follows the trusted one.
+    pub fn update_root(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.root = self.root.next(bytes)?;
+        Ok(())
+    }
+
+    /// The trusted root's version.
+    pub fn root_version(&self) -> u64 {
+        self.root.version()
+    }
+
+    /// The trusted root's bytes, to be stored.
+    pub fn root_bytes(&self) -> &[u8] {
+        &self.root.bytes
+    }
+
+    /// The trusted root.
+    pub fn root(&self) -> &Root {
+        &self.root.content
+    }
+
+    /// Checks an encoded [`SignedDesired`]: the director's signatures, the addressee, and with a trusted `now` (seconds
+    /// since 1970) the expiry.
+    ///
+    /// It does not compare generations, because it does not know what was accepted before: the caller has to refuse a
+    /// generation below its own (invariant 3).
+    pub fn verify(
+        &self,
+        bytes: &[u8],
+        workspace: &Workspace,
+        device: &DeviceId,
+        now: Option<u64>,
+    ) -> Result<Verified<Desired>, Error> {
+        self.root.check_expiry(now)?;
+        let SignedDesired::V1 { payload, signatures } = wire::decode::<SignedDesired>(bytes)?;
+        let ids: Vec<String> = signatures.iter().map(|s| s.key.to_string()).collect();
+        let pairs = ids.iter().map(String::as_str).zip(signatures.iter().map(|s| s.value.as_slice()));
+        let root = &self.root.content;
+        verify(Role::Director, root, &root.roles.targets, &sign::desired_signing_input(&payload), pairs)?;
+
+        let DesiredState::V1(desired) = wire::decode::<DesiredState>(&payload)?;
+        if desired.workspace != *workspace || desired.device != *device {
+            let addressee = format!("{}/{}", desired.workspace, desired.device);
+            return Err(Error::WrongDevice { addressee, this: format!("{workspace}/{device}") });
+        }
+        if desired.expires_at > 0 {
+            check_expiry(Role::Director, Expires::at(desired.expires_at), now)?;
+        }
+        check_slots(&desired)?;
+        Ok(Verified::new(desired))
+    }
+}
+
+/// The target of `slot` that director and model repository agree on. A dispatcher that was taken over can name any
+/// target here, but only with the content that a publisher signed.
+pub fn agree(
+    repository: &Repository,
+    desired: &Verified<Desired>,
+    slot: &SlotName,
+) -> Result<Verified<TargetRef>, Error> {
+    let wanted = desired.slot(slot).ok_or_else(|| Error::NoSuchSlot { slot: slot.to_string() })?;
+    if let Some(missing) = repository.missing() {
+        return Err(Error::Missing { role: role_of(missing) });
+    }
+    let path = wanted.target.clone();
+    let Some(info) = repository.target(&path) else { return Err(Error::TargetNotFound { path }) };
+    if info.length != wanted.length || info.digest != wanted.digest {
+        return Err(Error::DirectorDisagrees { path });
+    }
+    if info.length > MAX_MANIFEST as u64 {
+        return Err(Error::TooLarge { subject: path, bytes: info.length, limit: MAX_MANIFEST as u64 });
+    }
+    Ok(Verified::new(TargetRef { path, digest: info.digest, length: info.length }))
+}
+
+/// Checks that `bytes` are the manifest that `target` names, and reads it (invariant 1).
+pub fn verify_manifest(target: &Verified<TargetRef>, bytes: &[u8]) -> Result<Verified<BundleManifest>, Error> {
+    let path = || target.path.clone();
+    if bytes.len() as u64 != target.length || Digest::of(bytes) != target.digest {
+        return Err(Error::ManifestMismatch { path: path() });
+    }
+    let manifest = BundleManifest::parse(bytes).map_err(|source| Error::Manifest { path: path(), source })?;
+    // Else a publisher's old manifest could be offered under a new version's path, or a model as another one.
+    if manifest::parse_target_path(&target.path) != Some((manifest.model.clone(), manifest.version)) {
+        return Err(Error::ManifestElsewhere { path: path(), found: manifest.target_path() });
+    }
+    Ok(Verified::new(manifest))
+}
+
+fn role_of(document: Metadata) -> Role {
+    match document {
+        Metadata::Root(_) => Role::Root,
+        Metadata::Timestamp => Role::Timestamp,
+        Metadata::Snapshot(_) => Role::Snapshot,
+        Metadata::Targets(_) => Role::Targets,
+        Metadata::DirectorRoot(_) => Role::DirectorRoot,
+    }
+}
+
+fn check_slots(desired: &Desired) -> Result<(), Error> {
+    if desired.slots.len() > MAX_SLOTS {
+        return Err(Error::Inconsistent { reason: format!("{} slots, at most {MAX_SLOTS}", desired.slots.len()) });
+    }
+    let mut seen = BTreeSet::new();
+    match desired.slots.iter().find(|s| !seen.insert(&s.slot)) {
+        Some(twice) => Err(Error::Inconsistent { reason: format!("slot {} stands twice", twice.slot) }),
+        None => Ok(()),
+    }
+}
