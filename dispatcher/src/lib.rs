@@ -4,7 +4,11 @@ pub mod app;
 
 pub mod domain;
 
+pub mod blobs;
+pub mod storage;
+
 pub mod broker;
 pub mod ca;
 mod repeats;
+pub mod signer;
 pub mod tls;
