@@ -127,6 +127,13 @@ impl Storage {
         self.write.close().await;
     }
 
+    /// Lets every write fail from now on, or succeed again.
+    #[cfg(test)]
+    pub(crate) async fn refuse_writes(&self, refuse: bool) {
+        let pragma = if refuse { "PRAGMA query_only = 1" } else { "PRAGMA query_only = 0" };
+        sqlx::raw_sql(pragma).execute(&self.write).await.expect("a pragma");
+    }
+
     fn failed(&self, action: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
         let path = self.path.clone();
         move |source| Error::Query { path, action, source }
