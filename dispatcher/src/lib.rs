@@ -1,22 +1,26 @@
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
 pub mod app;
+pub mod serve;
 
 pub mod domain;
 pub mod driver;
-
-pub mod blobs;
-mod counters;
-pub mod link;
-mod signing;
-pub mod storage;
+pub mod registry;
 pub mod transfer;
 
+pub mod blobs;
+pub mod link;
+pub mod storage;
+
+mod acl;
 pub mod broker;
 pub mod ca;
-mod repeats;
 pub mod signer;
+mod signing;
 pub mod tls;
+
+mod counters;
+mod repeats;
 
 /// The time in seconds since 1970.
 fn now() -> u64 {
