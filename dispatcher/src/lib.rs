@@ -5,3 +5,6 @@ pub mod broker;
 pub mod ca;
 mod repeats;
 pub mod tls;
+//! placeholder
+
+pub mod signer;
