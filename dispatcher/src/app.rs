@@ -285,13 +285,13 @@ impl App {
     }
 
     /// One rollout with each of its devices.
-    pub async fn show_rollout(&self, id: &str) -> Result<RolloutDetail> {
+    pub async fn show_rollout(&self, id: RolloutId) -> Result<RolloutDetail> {
         let _ = id;
         unfinished()
     }
 
     /// Ends a rollout: no further device is offered it. Those that were keep it.
-    pub async fn cancel_rollout(&self, id: &str, by: &Principal) -> Result<RolloutView> {
+    pub async fn cancel_rollout(&self, id: RolloutId, by: &Principal) -> Result<RolloutView> {
         let _ = (id, by);
         unfinished()
     }

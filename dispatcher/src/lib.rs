@@ -1,6 +1,9 @@
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
 pub mod app;
+
+pub mod domain;
+
 pub mod broker;
 pub mod ca;
 mod repeats;

@@ -14,6 +14,8 @@ use muster_proto::report::{AgentInfo, DeviceReport, Failure, Phase, Transfer, Vi
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use crate::domain::{Audience, DeviceChange, DevicePhase, RolloutId, RolloutStatus, WatchEvent};
+
 /// What a caller may do; each role may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -423,26 +425,6 @@ pub struct GroupView {
     pub devices: Vec<DeviceId>,
 }
 
-/// Whom a rollout is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Audience {
-    /// Every device of the workspace, later ones too.
-    All,
-    /// The members of a group, later ones too.
-    Group {
-        /// The group.
-        #[schema(value_type = String)]
-        group: GroupName,
-    },
-    /// These devices.
-    Devices {
-        /// The devices.
-        #[schema(value_type = Vec<String>)]
-        devices: BTreeSet<DeviceId>,
-    },
-}
-
 /// A request to start a rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -474,56 +456,12 @@ pub struct RolloutRequest {
     pub trial_seconds: Option<u32>,
 }
 
-/// How a rollout stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RolloutStatus {
-    /// Devices are offered it.
-    Running,
-    /// Every device has an outcome; later members still get it.
-    Completed,
-    /// Too many failed: no new device is offered it.
-    Halted,
-    /// An operator ended it: no new device is offered it.
-    Cancelled,
-}
-
-impl RolloutStatus {
-    /// Whether it ended.
-    pub fn is_final(self) -> bool {
-        self != RolloutStatus::Running
-    }
-}
-
-/// How far one device of a rollout is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DevicePhase {
-    /// Not yet offered.
-    Pending,
-    /// Offered; nothing heard.
-    Offered,
-    /// Fetching.
-    Fetching,
-    /// All files are whole.
-    Verified,
-    /// Loaded and probed.
-    Staged,
-    /// Answers; its trial runs.
-    Active,
-    /// Answers and proved it.
-    Healthy,
-    /// Failed, with a code.
-    Failed,
-    /// A newer rollout took its place.
-    Superseded,
-}
-
 /// A rollout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutView {
-    /// Its id.
-    pub id: String,
+    /// Its id, e.g. `r12`.
+    #[schema(value_type = String)]
+    pub id: RolloutId,
     /// The model.
     #[schema(value_type = String)]
     pub model: ModelName,
@@ -688,70 +626,6 @@ pub struct TelemetryFilter {
     /// Only the version with this manifest.
     #[schema(value_type = Option<String>)]
     pub digest: Option<Digest>,
-}
-
-/// Something that a watcher wants to know at once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum WatchEvent {
-    /// A device was enrolled, changed, or connected.
-    Device {
-        /// The device.
-        #[schema(value_type = String)]
-        device: DeviceId,
-        /// What happened.
-        change: DeviceChange,
-    },
-    /// A device of a rollout came further.
-    RolloutDevice {
-        /// The rollout's id.
-        rollout: String,
-        /// The device.
-        #[schema(value_type = String)]
-        device: DeviceId,
-        /// How far it is.
-        phase: DevicePhase,
-        /// The code of a failure.
-        #[schema(value_type = Option<String>)]
-        code: Option<Code>,
-        /// What happened, for people.
-        detail: String,
-    },
-    /// A rollout was started or ended.
-    Rollout {
-        /// The rollout's id.
-        rollout: String,
-        /// How it stands.
-        status: RolloutStatus,
-        /// Why, where there is a reason.
-        reason: String,
-    },
-    /// A registration came to its next step.
-    Registration {
-        /// The model.
-        #[schema(value_type = String)]
-        model: ModelName,
-        /// What is being done, for people.
-        step: String,
-    },
-}
-
-/// What happened to a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DeviceChange {
-    /// It was enrolled.
-    Enrolled,
-    /// It was removed.
-    Removed,
-    /// It connected.
-    Online,
-    /// It is gone.
-    Offline,
-    /// Its labels or groups changed.
-    Changed,
-    /// It reported.
-    Reported,
 }
 
 /// What this dispatcher is and where it is reached.
