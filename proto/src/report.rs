@@ -78,6 +78,8 @@ pub struct Transfer {
     pub saved: u64,
     /// How many times a transfer went on from what was already on disk.
     pub resumed: u32,
+    /// Chunks of files received.
+    pub chunks: u32,
 }
 
 /// One slot's reported state.

@@ -1,1 +1,3 @@
-//! placeholder
+//! End to end, simulation and fault injection; never published.
+
+pub mod processes;
