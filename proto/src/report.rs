@@ -169,7 +169,7 @@ pub enum SignedReport {
         /// An encoded [`Report`].
         #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
-        /// The signature over `payload`.
+        /// The signature over `b"muster report v1\n"` followed by `payload`.
         #[serde(with = "serde_bytes")]
         signature: Vec<u8>,
     },
