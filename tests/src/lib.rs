@@ -1,3 +1,4 @@
 //! End to end, simulation and fault injection; never published.
 
+pub mod inprocess;
 pub mod processes;
