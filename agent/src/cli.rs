@@ -197,7 +197,9 @@ fn run_agent(args: &RunArgs, mut config: Config) -> ExitCode {
                 eprintln!("next:  {}", code.next_step());
                 // Restarting does not mend an identity or configuration.
                 match code {
-                    muster_proto::code::Code::ConfigInvalid | muster_proto::code::Code::Unauthorized => EXIT_CONFIG.into(),
+                    muster_proto::code::Code::ConfigInvalid | muster_proto::code::Code::Unauthorized => {
+                        EXIT_CONFIG.into()
+                    }
                     _ => ExitCode::FAILURE,
                 }
             }

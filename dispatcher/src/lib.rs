@@ -8,6 +8,5 @@ pub mod broker;
 pub mod ca;
 mod repeats;
 pub mod tls;
-//! placeholder
 
 pub mod signer;

@@ -18,20 +18,38 @@ pub(super) fn check(identity: &Result<Identity, Error>) -> Finding {
     let at = format!("{}:{}", broker.host, broker.port);
     let address = match at.to_socket_addrs().map(|mut found| found.next()) {
         Ok(Some(address)) => address,
-        _ => return Finding::fail("broker", format!("{at}: the name is not known"), "check the name service (DNS) of this network"),
+        _ => {
+            return Finding::fail(
+                "broker",
+                format!("{at}: the name is not known"),
+                "check the name service (DNS) of this network",
+            );
+        }
     };
     let stream = match TcpStream::connect_timeout(&address, TIMEOUT) {
         Ok(stream) => stream,
         Err(error) => {
-            return Finding::fail("broker", format!("{at}: {error}"), "check that the dispatcher runs and that no firewall stands between");
+            return Finding::fail(
+                "broker",
+                format!("{at}: {error}"),
+                "check that the dispatcher runs and that no firewall stands between",
+            );
         }
     };
     if !broker.tls {
-        return Finding::warn("broker", format!("{at} answers, without TLS"), "use a broker with TLS outside a laboratory");
+        return Finding::warn(
+            "broker",
+            format!("{at} answers, without TLS"),
+            "use a broker with TLS outside a laboratory",
+        );
     }
     match handshake(identity, stream, &broker.host) {
         Ok(()) => Finding::ok("broker", format!("{at} answers, certificates accepted on both sides")),
-        Err(reason) => Finding::fail("broker", format!("{at}: {reason}"), "if the dispatcher was set up anew, enrol the device again with --force"),
+        Err(reason) => Finding::fail(
+            "broker",
+            format!("{at}: {reason}"),
+            "if the dispatcher was set up anew, enrol the device again with --force",
+        ),
     }
 }
 
@@ -39,7 +57,10 @@ fn handshake(identity: &Identity, mut stream: TcpStream, host: &str) -> Result<(
     let config = identity.tls().map_err(|e| e.to_string())?;
     let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
     let mut connection = rustls::ClientConnection::new(Arc::clone(&config), name).map_err(|e| e.to_string())?;
-    stream.set_read_timeout(Some(TIMEOUT)).and_then(|()| stream.set_write_timeout(Some(TIMEOUT))).map_err(|e| e.to_string())?;
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .and_then(|()| stream.set_write_timeout(Some(TIMEOUT)))
+        .map_err(|e| e.to_string())?;
     while connection.is_handshaking() {
         connection.complete_io(&mut stream).map_err(|e| e.to_string())?;
     }

@@ -8,7 +8,12 @@ use crate::config::{Config, Error};
 pub(super) fn check(path: &Path, config: Result<&Config, &Error>) -> Finding {
     match config {
         Ok(_) if path.exists() => Finding::ok("config", path.display().to_string()),
-        Ok(config) => Finding::ok("config", format!("defaults ({} does not exist), data in {}", path.display(), config.data.display())),
-        Err(error) => Finding::fail("config", error.to_string(), "mend the named key; `muster-agent run --help` lists all keys"),
+        Ok(config) => Finding::ok(
+            "config",
+            format!("defaults ({} does not exist), data in {}", path.display(), config.data.display()),
+        ),
+        Err(error) => {
+            Finding::fail("config", error.to_string(), "mend the named key; `muster-agent run --help` lists all keys")
+        }
     }
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::engine::slots::Loaded;
-use crate::engine::{NAME, VERSION};
+use crate::engine::{Loaded, NAME, VERSION};
 use crate::store::Files;
 
 pub(super) fn check(dir: &Path) -> Finding {

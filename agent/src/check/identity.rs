@@ -22,13 +22,25 @@ pub(super) fn check(identity: &Result<Identity, Error>) -> Finding {
     let name = format!("{} in workspace {}", identity.device, identity.workspace);
     let parsed = identity.certificates().first().map(|c| X509Certificate::from_der(c));
     let Some(Ok((_, certificate))) = parsed else {
-        return Finding::fail("identity", format!("{name}: the certificate cannot be read"), "enrol the device again with --force");
+        return Finding::fail(
+            "identity",
+            format!("{name}: the certificate cannot be read"),
+            "enrol the device again with --force",
+        );
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
     let days = (certificate.validity().not_after.timestamp() - now) / 86_400;
     match days {
-        ..0 => Finding::fail("identity", format!("{name}: the certificate ended {} days ago", -days), "enrol the device again with --force"),
-        0..SOON_DAYS => Finding::warn("identity", format!("{name}: the certificate ends in {days} days"), "enrol the device again with --force before that"),
+        ..0 => Finding::fail(
+            "identity",
+            format!("{name}: the certificate ended {} days ago", -days),
+            "enrol the device again with --force",
+        ),
+        0..SOON_DAYS => Finding::warn(
+            "identity",
+            format!("{name}: the certificate ends in {days} days"),
+            "enrol the device again with --force before that",
+        ),
         _ => Finding::ok("identity", format!("{name}, certificate good for {days} days")),
     }
 }

@@ -14,7 +14,9 @@ pub(super) fn check(dir: &Path) -> Finding {
     };
     let (manifests, broken) = match files.inspect() {
         Ok(found) => found,
-        Err(error) => return Finding::fail("store", error.failure().detail, "check that this user may read the folder"),
+        Err(error) => {
+            return Finding::fail("store", error.failure().detail, "check that this user may read the folder");
+        }
     };
     if !broken.is_empty() {
         let message = format!("{} damaged: {}", broken.len(), broken.join(", "));

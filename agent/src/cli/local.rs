@@ -19,7 +19,8 @@ pub fn request(config: &Config, path: &str, body: Option<(&str, &[u8])>) -> Resu
         Some((kind, bytes)) => agent.post(&url).header("content-type", kind).send(bytes),
         None => agent.get(&url).call(),
     };
-    let mut answer = answer.with_context(|| format!("no agent answers at {address}: is `muster-agent run` running?"))?;
+    let mut answer =
+        answer.with_context(|| format!("no agent answers at {address}: is `muster-agent run` running?"))?;
     let bytes = answer.body_mut().with_config().limit(64 << 20).read_to_vec().context("the answer was cut off")?;
     if !answer.status().is_success() {
         let text = serde_json::from_slice::<serde_json::Value>(&bytes)

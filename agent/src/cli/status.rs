@@ -29,10 +29,18 @@ fn text(status: &Status) -> String {
     let online = if status.online { "online" } else { "offline" };
     let mut text = format!(
         "{} in {}, {online}, generation {}\n{}, {} on {}\n",
-        report.device, report.workspace, report.generation, report.agent.version, report.agent.engine, report.agent.arch
+        report.device,
+        report.workspace,
+        report.generation,
+        report.agent.version,
+        report.agent.engine,
+        report.agent.arch
     );
     if status.outbox_messages > 0 {
-        text.push_str(&format!("{} messages ({} bytes) wait for the dispatcher\n", status.outbox_messages, status.outbox_bytes));
+        text.push_str(&format!(
+            "{} messages ({} bytes) wait for the dispatcher\n",
+            status.outbox_messages, status.outbox_bytes
+        ));
     }
     if let Some(refused) = &report.refused {
         text.push_str(&format!("refused: {} [{}]\n", refused.detail, refused.code));
@@ -46,10 +54,18 @@ fn text(status: &Status) -> String {
         };
         text.push_str(&format!(
             "slot {:<16} answers {:<20} wants {:<20} {:?}\n",
-            slot.slot, name(&slot.active), name(&slot.desired), slot.phase
+            slot.slot,
+            name(&slot.active),
+            name(&slot.desired),
+            slot.phase
         ));
         if let Some(failure) = &slot.failure {
-            text.push_str(&format!("     {} [{}]\n     → {}\n", failure.detail, failure.code, failure.code.next_step()));
+            text.push_str(&format!(
+                "     {} [{}]\n     → {}\n",
+                failure.detail,
+                failure.code,
+                failure.code.next_step()
+            ));
         }
     }
     text

@@ -19,7 +19,8 @@ pub fn run(args: &Args, config_path: &Path, config: &Config) -> Result<()> {
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
     let output = args.output.clone().unwrap_or_else(|| format!("muster-support-{now}.json").into());
     let local = |path: &str| match super::local::request(config, path, None) {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) => json!({ "unavailable": format!("{error:#}") }),
     };
     // Keys are never read here; the configuration has no secrets.
