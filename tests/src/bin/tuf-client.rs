@@ -249,10 +249,11 @@ impl Mirror {
             403 | 404 => return Ok(None),
             other => bail!("{url} answered with status {other}"),
         }
-        let body = response.body_mut().with_config().limit(limit.saturating_add(1)).read_to_vec();
-        let body = body.with_context(|| format!("cannot fetch {url} within {limit} bytes"))?;
-        ensure!(body.len() as u64 <= limit, "{url} is longer than {limit} bytes");
-        Ok(Some(body))
+        match response.body_mut().with_config().limit(limit.saturating_add(1)).read_to_vec() {
+            Ok(body) if body.len() as u64 <= limit => Ok(Some(body)),
+            Ok(_) | Err(ureq::Error::BodyExceedsLimit(_)) => bail!("{url} is longer than {limit} bytes"),
+            Err(error) => Err(error).with_context(|| format!("cannot fetch {url}")),
+        }
     }
 
     fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
