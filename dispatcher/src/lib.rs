@@ -1,5 +1,7 @@
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
+pub mod config;
+
 pub mod app;
 
 pub mod domain;
@@ -8,3 +10,5 @@ pub mod broker;
 pub mod ca;
 mod repeats;
 pub mod tls;
+
+pub mod http;
