@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::cli::Context;
+use crate::http;
 use crate::serve::{self, BrokerChoice, Config, Running};
 use crate::tls::{self, ClientAuth};
-use crate::http;
 
 /// The name of the administrator's context file in the data folder.
 pub const ADMIN_CONTEXT: &str = "admin.toml";

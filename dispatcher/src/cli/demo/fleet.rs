@@ -271,7 +271,8 @@ impl Fleet {
         let mut converged = 0;
         for slot in self.agents.iter().filter_map(|a| slot_of(a)) {
             converged += u32::from(slot.phase == Phase::Healthy && slot.active == slot.desired);
-            let active = slot.active.map_or_else(|| "none".into(), |a| a.target.trim_end_matches("/manifest").to_owned());
+            let active =
+                slot.active.map_or_else(|| "none".into(), |a| a.target.trim_end_matches("/manifest").to_owned());
             *versions.entry(active).or_default() += 1;
         }
         Summary {
