@@ -89,7 +89,8 @@ async fn models_without_transforms_take_their_own_tensors() {
 #[tokio::test]
 async fn bad_input_is_told_apart() {
     let device = Device::new([("digits", digits_model(2)), ("two", fixture_model("two_in_two_out"))]);
-    let table: [(&str, Option<&str>, Vec<u8>, StatusCode, &str); 17] = [
+    type Row = (&'static str, Option<&'static str>, Vec<u8>, StatusCode, &'static str);
+    let table: [Row; 17] = [
         ("digits", None, b"".to_vec(), StatusCode::BAD_REQUEST, "not a JSON dictionary"),
         ("digits", None, b"hello".to_vec(), StatusCode::BAD_REQUEST, "not a JSON dictionary"),
         ("digits", None, b"{}".to_vec(), StatusCode::BAD_REQUEST, "input 'image' is missing"),
