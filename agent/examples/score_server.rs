@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p muster-agent --example score_server -- tests/models/digits/digits-2.onnx \
-//!     --transforms tests/models/digits/transforms.json --slot digits --version 2
+//!     --transforms tests/models/digits/transforms.json --name vision/digits --version 2
 //! ```
 //!
 //! Nothing is verified or probed here: that is registration's and the agent's part.
@@ -18,7 +18,7 @@ use muster_agent::api::{Api, Exposure, Limits, Server, router};
 use muster_agent::engine::import::{self, Batching};
 use muster_agent::engine::stats::SlotStats;
 use muster_agent::engine::{Executor, Loaded, NAME, Slots, VERSION};
-use muster_proto::id::{Digest, ModelName, SlotName, Version};
+use muster_proto::id::{Digest, ModelName, Version};
 use muster_proto::manifest::{
     BundleManifest, Engine, Measured, OutputsFrom, Requires, SCHEMA, Samples, Tolerance, Transforms,
 };
@@ -27,13 +27,13 @@ use muster_proto::report::Probe;
 #[derive(Parser)]
 struct Args {
     /// The ONNX file, or a folder that holds one.
-    model: PathBuf,
+    file: PathBuf,
     /// A file with the manifest's transforms.
     #[arg(long)]
     transforms: Option<PathBuf>,
-    /// The slot, and the model's name.
+    /// The model's name; its last segment is the slot.
     #[arg(long, default_value = "model")]
-    slot: SlotName,
+    name: ModelName,
     /// The version that it pretends to be.
     #[arg(long, default_value = "1")]
     version: Version,
@@ -50,14 +50,14 @@ async fn main() -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let args = Args::parse();
     let slots = Arc::new(Slots::default());
-    slots.activate(args.slot.clone(), Arc::new(load(&args)?));
+    slots.activate(args.name.default_slot(), Arc::new(load(&args)?));
     let executor = Arc::new(Executor::start(slots, None, args.queue)?);
     let api = Arc::new(Api::new(executor, Limits::default()));
     let exposure = if args.listen.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
     let mut server = Server::default();
     server.listen(args.listen, router(&api, exposure)).await?;
     if let Some(address) = server.address() {
-        println!("http://{address}/score/{}", args.slot);
+        println!("http://{address}/score/{}", args.name.default_slot());
     }
     tokio::signal::ctrl_c().await?;
     server.stop().await;
@@ -67,7 +67,7 @@ async fn main() -> Result<()> {
 fn load(args: &Args) -> Result<Loaded> {
     let shapes = BTreeMap::new();
     let request =
-        import::Request { path: &args.model, input_shapes: &shapes, samples: &[], batching: Batching::default() };
+        import::Request { path: &args.file, input_shapes: &shapes, samples: &[], batching: Batching::default() };
     let imported = import::inspect(&request)?;
     let transforms = match &args.transforms {
         Some(path) => serde_json::from_slice(&std::fs::read(path).with_context(|| path.display().to_string())?)?,
@@ -83,7 +83,7 @@ fn load(args: &Args) -> Result<Loaded> {
     };
     let manifest = BundleManifest {
         schema: SCHEMA,
-        model: args.slot.as_str().parse::<ModelName>()?,
+        model: args.name.clone(),
         version: args.version,
         description: String::new(),
         properties: BTreeMap::new(),
