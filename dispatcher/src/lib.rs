@@ -12,3 +12,8 @@ mod repeats;
 pub mod tls;
 
 pub mod http;
+
+pub mod cli;
+
+#[cfg(test)]
+mod golden;

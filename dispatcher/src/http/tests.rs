@@ -1,20 +1,8 @@
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::document;
-
-/// Compares with a checked-in file; `UPDATE_GOLDEN=1` writes it.
-fn golden(name: &str, got: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-        std::fs::write(&path, got).expect("written");
-    }
-    let want = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(got == want, "{name} differs from what is checked in; look at it with UPDATE_GOLDEN=1 and git diff");
-}
 
 /// Every operation as (method, path, itself).
 fn operations(document: &Value) -> Vec<(String, String, Value)> {
@@ -29,7 +17,7 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 #[test]
 fn the_document_is_what_is_checked_in() {
     let text = serde_json::to_string_pretty(&document()).expect("JSON");
-    golden("openapi.json", &format!("{text}\n"));
+    crate::golden::compare("openapi.json", &format!("{text}\n"));
 }
 
 #[test]
