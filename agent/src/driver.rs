@@ -16,8 +16,8 @@ use muster_proto::transfer::{Ack, Frame};
 use muster_proto::wire;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::core::{self, Effect, Event, Now, State};
-use crate::engine::slots::{Loaded, Slots};
+use crate::core::{self, Event, Now, State};
+use crate::engine::{Loaded, Slots};
 use crate::identity::Identity;
 use crate::link::{Incoming, Link};
 use crate::store::Store;

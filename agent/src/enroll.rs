@@ -34,7 +34,9 @@ pub enum Error {
         reason: String,
     },
     /// Whoever answers is not the dispatcher that made the token.
-    #[error("{api} has another certificate authority than the token names: ask for a new token, or look who answers there")]
+    #[error(
+        "{api} has another certificate authority than the token names: ask for a new token, or look who answers there"
+    )]
     WrongAuthority {
         /// Its address.
         api: String,
@@ -142,11 +144,8 @@ fn client(root: Option<CertificateDer<'static>>) -> ureq::Agent {
 
 fn agent_with(tls: ureq::tls::TlsConfig) -> ureq::Agent {
     crate::ensure_crypto_provider();
-    let config = ureq::Agent::config_builder()
-        .tls_config(tls)
-        .timeout_global(Some(TIMEOUT))
-        .http_status_as_error(false)
-        .build();
+    let config =
+        ureq::Agent::config_builder().tls_config(tls).timeout_global(Some(TIMEOUT)).http_status_as_error(false).build();
     ureq::Agent::new_with_config(config)
 }
 

@@ -146,7 +146,7 @@ impl Identity {
     /// Signs a report with the device's own key.
     pub fn sign(&self, report: &Report) -> Result<Vec<u8>, wire::Error> {
         let payload = wire::encode(report)?;
-        let input = trust::report_signing_input(&payload);
+        let input = trust::sign::report_signing_input(&payload);
         let failed = |_| wire::Error::Invalid { name: "report", reason: "the device's key cannot sign".into() };
         let signature = self.signer.sign(&SystemRandom::new(), &input).map_err(failed)?;
         wire::encode(&SignedReport::V1 { payload, signature: signature.as_ref().to_vec() })

@@ -3,6 +3,8 @@
 //! Data runs one way: an adapter (link, store, engine, api) makes an event of what happened, the pure
 //! [`core`] answers with effects, the [`driver`] carries them out. Adapters never call one another.
 
+pub mod api;
+pub mod cli;
 pub mod run;
 
 pub mod config;

@@ -11,7 +11,9 @@ use muster_proto::id::{DeviceId, Digest, Workspace};
 use muster_proto::report::Presence;
 use muster_proto::topic::{self, Leaf, Topic};
 use muster_proto::wire::{self, MAX_MESSAGE};
-use rumqttc::{AsyncClient, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Packet, QoS, TlsConfiguration, Transport};
+use rumqttc::{
+    AsyncClient, Event, EventLoop, LastWill, MqttOptions, NetworkOptions, Packet, QoS, TlsConfiguration, Transport,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 

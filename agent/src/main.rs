@@ -1,1 +1,7 @@
-fn main() {}
+//! `muster-agent`
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    muster_agent::cli::main()
+}

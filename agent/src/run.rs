@@ -14,8 +14,7 @@ use crate::core::event::Signed;
 use crate::core::state::OnDisk;
 use crate::core::{self, State};
 use crate::driver::{Driver, Status};
-use crate::engine::executor::Executor;
-use crate::engine::slots::Slots;
+use crate::engine::{Executor, Slots};
 use crate::identity::{self, Identity};
 use crate::link::{self, Link};
 use crate::store::{self, Contents, Store};
@@ -41,6 +40,9 @@ pub enum Error {
     /// The device's key and certificate do not fit.
     #[error("the device's certificate cannot be used: enrol the device again")]
     Tls(#[from] rustls::Error),
+    /// The threads for inferences cannot be started.
+    #[error("cannot start the threads that run inferences")]
+    Threads(#[source] std::io::Error),
     /// The local API's address or socket cannot be had.
     #[error("cannot listen on {at}: {reason}")]
     Listen {
@@ -61,6 +63,7 @@ impl Error {
             Error::Store(error) => error.code(),
             Error::Trust(error) => error.code(),
             Error::Tls(_) => Code::ConfigInvalid,
+            Error::Threads(_) => Code::Internal,
             Error::Listen { in_use: true, .. } => Code::PortInUse,
             Error::Listen { .. } => Code::ConfigInvalid,
         }
@@ -82,7 +85,9 @@ pub struct Agent {
     /// What it does.
     pub status: watch::Receiver<Status>,
     /// Runs inferences on what the slots hold.
-    pub executor: Executor,
+    pub executor: Arc<Executor>,
+    /// What answers.
+    pub slots: Arc<Slots>,
     /// Where the local API listens.
     pub http: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
@@ -100,7 +105,9 @@ pub async fn start(config: Config) -> Result<Agent, Error> {
     let (_, disk_bytes) = store.files.disk()?;
     let state = state(&config, &identity, contents, disk_bytes)?;
     let slots = Arc::new(Slots::default());
-    let executor = Executor::start(slots.clone(), config.inference_threads, config.inference_queue);
+    let threads = std::num::NonZeroUsize::new(config.inference_threads);
+    let executor = Executor::start(slots.clone(), threads, config.inference_queue).map_err(Error::Threads)?;
+    let executor = Arc::new(executor);
 
     let (incoming, messages) = mpsc::channel(INCOMING);
     let broker = &identity.broker;
@@ -116,11 +123,20 @@ pub async fn start(config: Config) -> Result<Agent, Error> {
         },
         incoming,
     );
-    let (driver, status, results) = Driver::new(state, Arc::new(store), slots, identity, Some(link));
+    let (driver, status, results) = Driver::new(state, Arc::new(store), slots.clone(), identity, Some(link));
     let api = crate::api::start(&config, executor.clone(), status.clone()).await?;
     let (stop, stopped) = oneshot::channel();
     let driver = tokio::spawn(driver.run(results, messages, stopped, config.telemetry_window));
-    Ok(Agent { status, executor, http: api.address(), stop: Some(stop), driver, link: link_task, api: Some(api) })
+    Ok(Agent {
+        status,
+        executor,
+        slots,
+        http: api.address(),
+        stop: Some(stop),
+        driver,
+        link: link_task,
+        api: Some(api),
+    })
 }
 
 impl Agent {
@@ -173,8 +189,7 @@ fn state(config: &Config, identity: &Identity, contents: Contents, disk_bytes: u
         Some(durable) => durable,
         None => rebuilt(identity, &contents.signed, &contents, &repository, &director),
     };
-    let on_disk =
-        OnDisk { durable, files: contents.files, manifests: contents.manifests, outbox: contents.outbox };
+    let on_disk = OnDisk { durable, files: contents.files, manifests: contents.manifests, outbox: contents.outbox };
     let who = core::Identity { workspace: identity.workspace.clone(), device: identity.device.clone() };
     let agent = vitals::agent_info(disk_bytes);
     Ok(State::new(who, config.limits.clone(), agent, repository, director, on_disk))

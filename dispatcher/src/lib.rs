@@ -3,17 +3,35 @@
 pub mod config;
 
 pub mod app;
+pub mod serve;
 
 pub mod domain;
+pub mod driver;
+pub mod registry;
+pub mod transfer;
 
+pub mod blobs;
+pub mod link;
+pub mod storage;
+
+mod acl;
 pub mod broker;
 pub mod ca;
-mod repeats;
+pub mod signer;
+mod signing;
 pub mod tls;
 
 pub mod http;
 
 pub mod cli;
 
+mod counters;
+mod repeats;
+
 #[cfg(test)]
 mod golden;
+
+/// The time in seconds since 1970.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

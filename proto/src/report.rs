@@ -78,6 +78,8 @@ pub struct Transfer {
     pub saved: u64,
     /// How many times a transfer went on from what was already on disk.
     pub resumed: u32,
+    /// Chunks of files received.
+    pub chunks: u32,
 }
 
 /// One slot's reported state.
@@ -167,7 +169,7 @@ pub enum SignedReport {
         /// An encoded [`Report`].
         #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
-        /// The signature over `payload`.
+        /// The signature over `b"muster report v1\n"` followed by `payload`.
         #[serde(with = "serde_bytes")]
         signature: Vec<u8>,
     },

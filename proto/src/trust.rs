@@ -30,10 +30,10 @@ pub use error::{Error, Role};
 pub use key::KeyEntry;
 pub use metadata::{
     Expires, Hashes, MetaFile, RoleKeys, Roles, Root, RootKind, Snapshot, SnapshotKind, SnapshotMeta, SpecVersion,
-    TargetFile, Targets, TargetsKind, Timestamp, TimestampKind, TimestampMeta,
+    TargetFile, TargetInfo, Targets, TargetsKind, Timestamp, TimestampKind, TimestampMeta,
 };
 pub use report::verify_report;
-pub use repository::{Change, Repository, Stored, TargetInfo};
+pub use repository::{Change, Repository, Stored};
 pub use verified::{TargetRef, Verified};
 
 #[cfg(test)]

@@ -1,1 +1,4 @@
-//! placeholder
+//! End to end, simulation and fault injection; never published.
+
+pub mod inprocess;
+pub mod processes;

@@ -274,6 +274,7 @@ impl State {
                 let offset = u64::from(index) * u64::from(chunk_size);
                 if let Some(job) = self.jobs.get_mut(&slot) {
                     job.transfer.fetched += data.len() as u64;
+                    job.transfer.chunks += 1;
                     // What kept it waiting is over.
                     self.report_due |= job.failure.take().is_some();
                 }

@@ -172,10 +172,6 @@ impl Job {
             Stage::Failed => Phase::Failed,
         }
     }
-
-    pub fn model_ref(&self) -> ModelRef {
-        model_ref(&self.want)
-    }
 }
 
 pub(super) fn model_ref(want: &SlotDesired) -> ModelRef {

@@ -12,7 +12,7 @@ use super::{Driver, Outcome, PERSIST_RETRY, encode_body};
 use crate::core::event::LoadFailure;
 use crate::core::outbox::{Entry, Kind};
 use crate::core::{Durable, Effect, Event};
-use crate::engine::slots::Loaded;
+use crate::engine::Loaded;
 use crate::store::{self, Store};
 use crate::vitals;
 
@@ -144,7 +144,7 @@ impl Driver {
                 loaded
             });
             let loaded = loaded.await.unwrap_or_else(|e| Err(panicked(&e.to_string())));
-            let result = loaded.as_ref().map(|m| m.probe().clone()).map_err(Clone::clone);
+            let result = loaded.as_ref().map(|m| m.probe.clone()).map_err(Clone::clone);
             let loaded = loaded.ok().map(|model| (slot.clone(), digest, model));
             let event = event(stage, slot, digest, result);
             let _ = results.send(Outcome { event, loaded }).await;

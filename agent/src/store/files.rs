@@ -40,6 +40,45 @@ impl Files {
         Ok(files)
     }
 
+    /// The files in `dir`, for reading only; none where there is no store.
+    pub fn existing(dir: &Path) -> Option<Self> {
+        dir.join("manifests").is_dir().then(|| Self { dir: dir.to_owned() })
+    }
+
+    /// How many manifests are whole, and what is damaged. Changes nothing.
+    pub fn inspect(&self) -> Result<(usize, Vec<String>), Error> {
+        let (mut whole, mut broken) = (0, Vec::new());
+        for (path, _) in self.list("manifests")? {
+            let Some(digest) = digest_of_name(&path) else { continue };
+            let bytes = fs::read(&path).map_err(io("cannot read", &path))?;
+            match BundleManifest::parse(&bytes).ok().filter(|_| Digest::of(&bytes) == digest) {
+                Some(_) => whole += 1,
+                None => broken.push(format!("manifest {}", digest.short())),
+            }
+        }
+        for (path, _) in self.list("files")? {
+            let Some(digest) = digest_of_name(&path) else { continue };
+            let mut hasher = Hasher::new();
+            let mut file = File::open(&path).map_err(io("cannot open", &path))?;
+            std::io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(io("cannot read", &path))?;
+            if hasher.finish() != digest {
+                broken.push(format!("file {}", digest.short()));
+            }
+        }
+        Ok((whole, broken))
+    }
+
+    /// The versions that are laid out, with their folders.
+    pub fn laid_out(&self) -> Vec<(Digest, BundleManifest, PathBuf)> {
+        let listed = self.list("bundles").unwrap_or_default().into_iter();
+        let read = |(folder, _): (PathBuf, u64)| {
+            let digest = digest_of_name(&folder)?;
+            let manifest = BundleManifest::parse(&fs::read(self.path("manifests", &digest)).ok()?).ok()?;
+            Some((digest, manifest, folder))
+        };
+        listed.filter_map(read).collect()
+    }
+
     fn list(&self, folder: &str) -> Result<Vec<(PathBuf, u64)>, Error> {
         let folder = self.dir.join(folder);
         let mut found = Vec::new();
@@ -266,6 +305,19 @@ impl Files {
     pub fn disk(&self) -> Result<(u64, u64), Error> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(|e| io("cannot measure", &self.dir)(e.into()))?;
         Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+    }
+}
+
+struct HashWriter<'a>(&'a mut Hasher);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

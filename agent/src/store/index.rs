@@ -60,7 +60,8 @@ impl Index {
     }
 
     fn try_open(path: &Path) -> Result<Self, Error> {
-        let config = sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(CACHE).flush_every_ms(None);
+        let config =
+            sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(CACHE).flush_every_ms(None);
         let open = || -> Result<Self, sled::Error> {
             let db = config.open()?;
             let (state, signed, outbox) = (db.open_tree("state")?, db.open_tree("signed")?, db.open_tree("outbox")?);
@@ -78,8 +79,7 @@ impl Index {
         let unreadable = |what, reason: String| Error::Unreadable { what, path: self.path.clone(), reason };
         let mut loaded = Loaded::default();
         if let Some(bytes) = self.state.get(DURABLE).map_err(|e| self.failed(e))? {
-            let Stored::V1(durable) =
-                wire::decode::<Stored>(&bytes).map_err(|e| unreadable("state", e.to_string()))?;
+            let Stored::V1(durable) = wire::decode::<Stored>(&bytes).map_err(|e| unreadable("state", e.to_string()))?;
             loaded.durable = Some(durable);
         }
         for what in Signed::ALL {

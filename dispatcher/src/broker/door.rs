@@ -38,7 +38,7 @@ pub(super) async fn run(
         while carried.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             if let Some(held_back) = turned_away.pass(Instant::now()) {
-                tracing::warn!(peer = %peer.addr, connections, held_back, "MQTT connection turned away: all places are taken");
+                tracing::warn!(peer = %peer.addr, connections, held_back, "MQTT connection turned away: no place free");
             }
             continue;
         };

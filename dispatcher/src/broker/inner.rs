@@ -21,9 +21,9 @@ pub(super) async fn start(
     gate: Arc<Gate>,
     tasks: &mut JoinSet<()>,
 ) -> Result<(BrokerShutdownHandle, SocketAddr), Error> {
-    let unbound = || Error::Inner(MqttError::InvalidState("it has no address".to_owned()));
+    let ended = || Error::Inner(MqttError::InvalidState("it ended at once".to_owned()));
     let broker = MqttBroker::with_config(config(limits)).await.map_err(Error::Inner)?;
-    let addr = broker.local_addr().ok_or_else(unbound)?;
+    let addr = broker.local_addr().ok_or_else(ended)?;
     // mqtt5 would allow 10,000 connections per address, and all of ours come from 127.0.0.1.
     broker.resource_monitor().update_limits(resources(limits));
     // Replaces "allow everybody" before `run` accepts the first connection, and with it a rate limit on failed logins
@@ -35,7 +35,7 @@ pub(super) async fn start(
             tracing::error!(%error, "the embedded MQTT broker failed");
         }
     });
-    ready.wait_for(|ready| *ready).await.map_err(|_| unbound())?;
+    ready.wait_for(|ready| *ready).await.map_err(|_| ended())?;
     Ok((stop, addr))
 }
 

@@ -76,3 +76,68 @@ async fn read_some(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     })
     .await
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncReadExt as _, BufStream, DuplexStream, duplex};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// A relay between a client and a broker, with both far ends. The client's side keeps what is not flushed, as TLS
+    /// does.
+    async fn relay() -> (DuplexStream, TcpStream, JoinHandle<io::Result<()>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (broker, _) = listener.accept().await.unwrap();
+        let (client, door) = duplex(1024);
+        let running = tokio::spawn(async move { run(BufStream::new(door), &mut near, pending()).await });
+        (client, broker, running)
+    }
+
+    async fn read(from: &mut (impl AsyncRead + Unpin), length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        timeout(LINGER, from.read_exact(&mut bytes)).await.expect("bytes").unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways_without_waiting_for_more() {
+        let (mut client, mut broker, _running) = relay().await;
+        client.write_all(b"ping").await.unwrap();
+        assert_eq!(read(&mut broker, 4).await, b"ping");
+        broker.write_all(b"pong").await.unwrap();
+        assert_eq!(read(&mut client, 4).await, b"pong");
+    }
+
+    #[tokio::test]
+    async fn more_than_any_buffer_passes_whole() {
+        let (mut client, mut broker, _running) = relay().await;
+        let sent: Vec<u8> = (0..10 * CHUNK).map(|i| (i % 253) as u8).collect();
+        let expected = sent.clone();
+        tokio::spawn(async move {
+            broker.write_all(&sent).await.unwrap();
+            broker.shutdown().await.unwrap();
+        });
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected);
+    }
+
+    #[tokio::test]
+    async fn the_broker_hears_that_the_client_left_and_may_still_answer() {
+        let (mut client, mut broker, running) = relay().await;
+        client.write_all(b"bye").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        broker.read_to_end(&mut heard).await.unwrap();
+        broker.write_all(b"bye too").await.unwrap();
+        drop(broker);
+        assert_eq!((heard.as_slice(), read(&mut client, 7).await.as_slice()), (&b"bye"[..], &b"bye too"[..]));
+        running.await.unwrap().unwrap();
+    }
+}

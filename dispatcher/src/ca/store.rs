@@ -78,7 +78,8 @@ fn parse(bytes: &[u8]) -> Result<Ca, String> {
 fn warn_if_open(path: &Path) {
     let mode = fs::metadata(path).map_or(SECRET, |found| found.permissions().mode());
     if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o777), "others may read the authority's key: chmod 600 it");
+        let mode = format!("{:o}", mode & 0o777);
+        tracing::warn!(path = %path.display(), mode, "others may read the authority's key: chmod 600 it");
     }
 }
 

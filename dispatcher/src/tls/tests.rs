@@ -102,6 +102,39 @@ async fn certificates_are_asked_for_as_configured() {
     }
 }
 
+#[derive(Debug)]
+struct At(Duration);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0))
+    }
+}
+
+/// Invariant 11: nothing waits for a clock, on neither side.
+#[tokio::test]
+async fn a_handshake_works_in_the_first_second_of_1970_and_in_2300() {
+    let house = House::new();
+    let device = house.device("pi-4");
+    let clocks = [Duration::ZERO, Duration::from_secs(10_413_792_000)];
+    for (server_time, client_time) in
+        clocks.iter().flat_map(|server| clocks.iter().map(move |client| (*server, *client)))
+    {
+        let mut server = house.server(ClientAuth::Required(house.ca.certificate_der()));
+        server.time_provider = Arc::new(At(server_time));
+        let mut client = house.client(Some(&device));
+        client.time_provider = Arc::new(At(client_time));
+        let listener = Listener::bind((Ipv4Addr::LOCALHOST, 0).into(), server).unwrap();
+        let addr = listener.local_addr();
+        let _peers = greet_all(listener);
+        assert_eq!(
+            timeout(LIMIT, connect(addr, client)).await.unwrap().unwrap(),
+            b'!',
+            "{server_time:?} {client_time:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_client_refuses_a_server_of_another_authority() {
     let (house, stranger) = (House::new(), House::new());

@@ -183,7 +183,23 @@ pub struct TargetFile {
     pub custom: Option<serde_json::Value>,
 }
 
+/// A target for those who go by SHA-256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetInfo {
+    /// Its length in bytes.
+    pub length: u64,
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// What the publisher says of it beyond that.
+    pub custom: Option<serde_json::Value>,
+}
+
 impl TargetFile {
+    /// The target by its SHA-256 digest, where it has one.
+    pub fn info(&self) -> Option<TargetInfo> {
+        Some(TargetInfo { length: self.length, digest: self.hashes.sha256()?, custom: self.custom.clone() })
+    }
+
     /// Whether `bytes` are this target.
     pub fn accepts(&self, bytes: &[u8]) -> bool {
         self.length == bytes.len() as u64 && self.hashes.accept(bytes)

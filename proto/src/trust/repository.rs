@@ -1,8 +1,7 @@
 use super::envelope::{Document, Opened, check_expiry};
-use super::metadata::{MetaFile, RoleKeys, Root, Snapshot, TargetFile, Targets, Timestamp};
+use super::metadata::{MetaFile, RoleKeys, Root, Snapshot, TargetFile, TargetInfo, Targets, Timestamp};
 use super::root::TrustedRoot;
 use super::{Error, Role};
-use crate::id::Digest;
 use crate::transfer::Metadata;
 
 /// The trusted metadata of a model repository: the client workflow of the TUF specification (section 5), without I/O.
@@ -47,17 +46,6 @@ pub struct Stored<'a> {
     pub snapshot: Option<&'a [u8]>,
     /// Of the role targets.
     pub targets: Option<&'a [u8]>,
-}
-
-/// What the repository says of a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetInfo {
-    /// Its length in bytes.
-    pub length: u64,
-    /// The digest of its bytes.
-    pub digest: Digest,
-    /// What the publisher says of it beyond that.
-    pub custom: Option<serde_json::Value>,
 }
 
 impl Repository {
@@ -207,6 +195,21 @@ impl Repository {
         &self.root.content
     }
 
+    /// The trusted timestamp.
+    pub fn timestamp(&self) -> Option<&Timestamp> {
+        self.timestamp.as_ref().map(|held| &held.content)
+    }
+
+    /// The trusted snapshot; it may not be the one that the timestamp names, see [`Repository::missing`].
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref().map(|held| &held.content)
+    }
+
+    /// The trusted top-level targets; they may not be those that the snapshot names, see [`Repository::missing`].
+    pub fn targets(&self) -> Option<&Targets> {
+        self.targets.as_ref().map(|held| &held.content)
+    }
+
     /// The bytes of `role` as they were received, to be stored.
     pub fn bytes(&self, role: Role) -> Option<&[u8]> {
         match role {
@@ -220,8 +223,7 @@ impl Repository {
 
     /// The target at `path`; none while a document is missing, or where the target has no SHA-256 digest.
     pub fn target(&self, path: &str) -> Option<TargetInfo> {
-        let file = self.target_file(path)?;
-        Some(TargetInfo { length: file.length, digest: file.hashes.sha256()?, custom: file.custom.clone() })
+        self.target_file(path)?.info()
     }
 
     /// The target at `path` as the metadata have it; none while a document is missing.

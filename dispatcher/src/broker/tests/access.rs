@@ -54,8 +54,10 @@ async fn only_the_exact_name_is_a_valid_client_id() {
                 Client::start(Options { client_id: client_id.to_owned(), ..house.options(version, "pi-4") });
             let error = client.failure().await;
             assert!(error.contains(refusal), "{version:?} as {client_id:?}: {error}");
+            house.connections(0).await;
         }
-        house.client(version, "pi-4").await;
+        house.client(version, "pi-4").await.vanish().await;
+        house.connections(0).await;
     }
 }
 

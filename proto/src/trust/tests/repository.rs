@@ -155,11 +155,13 @@ fn expiry_binds_only_when_time_is_trusted() {
 
 #[test]
 fn repeating_an_expired_timestamp_does_not_keep_a_device_content() {
-    let publisher = publisher();
+    let mut publisher = publisher();
+    publisher.timestamp.expires = Expires::at(1_000);
     let mut repository = publisher.repository();
-    let again = repository.update_timestamp(&publisher.timestamp_bytes(), Some(EXPIRES));
-    assert_eq!(again, Err(Error::Expired { role: Role::Root, at: EXPIRES }));
-    assert!(repository.check_expiry(Role::Timestamp, Some(EXPIRES)).is_err());
+    let expired = Err(Error::Expired { role: Role::Timestamp, at: 1_000 });
+    assert_eq!(repository.update_timestamp(&publisher.timestamp_bytes(), Some(1_000)).map(drop), expired);
+    assert_eq!(repository.update_snapshot(&publisher.snapshot_bytes(), Some(1_000)).map(drop), expired);
+    assert_eq!(repository.check_expiry(Role::Timestamp, Some(1_000)), expired);
     assert_eq!(repository.check_expiry(Role::Timestamp, None), Ok(()));
 }
 
@@ -220,6 +222,22 @@ fn an_older_stored_snapshot_still_protects_from_rollback() {
     publisher.link();
     let error = refused(publisher.bring(&mut restored, None), "older targets");
     assert_eq!(error, Error::Rollback { role: Role::Targets, trusted: 2, got: 1 });
+}
+
+/// Whichever of timestamp and snapshot is left on a damaged disk, its floor holds.
+#[test]
+fn one_stored_document_is_enough_against_an_older_snapshot() {
+    let mut publisher = publisher();
+    let newer = publisher.repository();
+    publisher.snapshot.version = version(1);
+    publisher.timestamp.version = version(9);
+    publisher.link();
+    let (timestamp, snapshot) = (newer.bytes(Role::Timestamp), newer.bytes(Role::Snapshot));
+    for stored in [Stored { timestamp, ..Stored::default() }, Stored { snapshot, ..Stored::default() }] {
+        let (mut restored, _) = Repository::restore(&publisher.root_bytes(), stored).expect("restores");
+        let error = refused(publisher.bring(&mut restored, None), "an older snapshot");
+        assert_eq!(error, Error::Rollback { role: Role::Snapshot, trusted: 2, got: 1 });
+    }
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! The HTTP API of a device, on a loopback address and a Unix socket: the Open Inference Protocol, simple
+//! scoring, status and metrics. It asks the executor and the slots and knows neither the store nor the
+//! network behind the agent; its router is also what a pod serves.
+
+mod body;
+mod elements;
+mod error;
+mod find;
+mod guard;
+mod metrics;
+mod patience;
+mod score;
+mod serve;
+mod v2;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::IntoResponse;
+use axum::routing::{any, get, post};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::driver::Status;
+use crate::engine::{Executor, Loaded};
+use crate::run;
+
+pub use error::Error;
+pub use guard::Exposure;
+pub use serve::Server;
+
+const DIGEST: HeaderName = HeaderName::from_static("muster-bundle-digest");
+const VERSION: HeaderName = HeaderName::from_static("muster-model-version");
+
+/// What a request may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The largest body in bytes, as sent and unpacked.
+    pub body: usize,
+    /// All bodies that are held at once, in bytes.
+    pub bodies: usize,
+    /// From a request's head to its answer.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body: 64 << 20, bodies: 256 << 20, time: Duration::from_secs(60) }
+    }
+}
+
+/// What the routes answer from.
+#[derive(Debug)]
+pub struct Api {
+    executor: Arc<Executor>,
+    status: Option<watch::Receiver<Status>>,
+    disk: Option<PathBuf>,
+    budget: body::Budget,
+    limits: Limits,
+}
+
+impl Api {
+    /// Answers with what the executor's slots hold.
+    pub fn new(executor: Arc<Executor>, limits: Limits) -> Self {
+        let budget = body::Budget::new(limits.body, limits.bodies);
+        Self { executor, status: None, disk: None, budget, limits }
+    }
+
+    /// Also tells what the agent does.
+    pub fn with_status(self, status: watch::Receiver<Status>) -> Self {
+        Self { status: Some(status), ..self }
+    }
+
+    /// Also tells how much room is left where `folder` lies.
+    pub fn with_disk(self, folder: PathBuf) -> Self {
+        Self { disk: Some(folder), ..self }
+    }
+}
+
+/// Starts listening on the address and the socket of `config`.
+pub async fn start(
+    config: &Config,
+    executor: Arc<Executor>,
+    status: watch::Receiver<Status>,
+) -> Result<Server, run::Error> {
+    let api = Api::new(executor, Limits::default()).with_status(status).with_disk(config.data.clone());
+    let (api, connections) = (Arc::new(api), serve::Connections::default());
+    let mut server = Server::new();
+    if let Some(address) = config.http {
+        let exposure = if address.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
+        if exposure == Exposure::Network {
+            tracing::warn!(%address, "the local API asks nobody who they are: everyone who reaches this address may use it");
+        }
+        server.listen(address, router(&api, exposure), &connections).await?;
+    }
+    if let Some(path) = &config.socket {
+        server.listen_socket(path, router(&api, Exposure::Socket), &connections).await?;
+    }
+    Ok(server)
+}
+
+/// All routes.
+pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
+    // Probes come often and have to be answered whatever else goes on.
+    let health = Router::new()
+        .route("/healthz", get(v2::live))
+        .route("/v2/health/live", get(v2::live))
+        .route("/v2/health/ready", get(v2::ready));
+    let others = Router::new()
+        .route("/", get(index))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics::metrics))
+        .route("/score", get(score::list).post(score::score_only))
+        .route("/score/{*slot}", get(score::usage).post(score::score))
+        .route("/v2", get(v2::server))
+        .route("/v2/", get(v2::server))
+        .route("/v2/models", get(v2::models))
+        .route("/v2/models/{*model}", get(v2::read).post(v2::write))
+        .route("/v2/repository/index", post(v2::index))
+        .route("/v2/repository/models/{*action}", post(|| v2::not_offered("loading and unloading by request")))
+        .route("/v2/systemsharedmemory/{*action}", any(|| v2::not_offered("shared memory")))
+        .route("/v2/cudasharedmemory/{*action}", any(|| v2::not_offered("shared memory")))
+        .route("/v2/trace/setting", any(|| v2::not_offered("tracing by request")))
+        .route("/v2/logging", any(|| v2::not_offered("changing the log by request")))
+        .layer(from_fn_with_state(api.limits.time, guard::limit_time));
+    health
+        .merge(others)
+        .fallback(|| async { Error::NotFound("Not Found".into()) })
+        .method_not_allowed_fallback(|| async { Error::WrongVerb })
+        .layer(from_fn_with_state(exposure, guard::admit))
+        .layer(from_fn(guard::observe))
+        .with_state(Arc::clone(api))
+}
+
+/// `GET /`: where to go from here.
+async fn index() -> impl IntoResponse {
+    Json(json!({
+        "name": "muster-agent",
+        "version": env!("CARGO_PKG_VERSION"),
+        "routes": {
+            "GET /score": "which slots answer, and how to ask them",
+            "POST /score/SLOT": "an inference: JSON, .npy, PNG or JPEG in, the answer after the output transforms out",
+            "GET /v2": "the Open Inference Protocol, version 2",
+            "GET /v2/models": "the models",
+            "POST /v2/models/MODEL/infer": "an inference with the model's own tensors",
+            "GET /v2/health/ready": "whether a model answers",
+            "GET /healthz": "whether this process answers",
+            "GET /status": "what the agent does",
+            "GET /metrics": "figures for Prometheus",
+        }
+    }))
+}
+
+/// `GET /status`
+async fn status(State(api): State<Arc<Api>>) -> Result<Json<Status>, Error> {
+    let status = api.status.as_ref().map(|status| status.borrow().clone());
+    status.map(Json).ok_or_else(|| Error::NotFound("there is no agent behind this server, and so no status".into()))
+}
+
+/// The headers that say which bundle has answered.
+fn provenance(loaded: &Loaded, headers: &mut HeaderMap) {
+    headers.insert(VERSION, HeaderValue::from(loaded.manifest.version.0));
+    // Hexadecimal digits are a header's value.
+    if let Ok(digest) = HeaderValue::from_str(&loaded.digest.to_string()) {
+        headers.insert(DIGEST, digest);
+    }
+}
+
+/// Runs `work` here, or on a thread of its own where it would keep the others waiting.
+async fn compute<T: Send + 'static>(
+    is_heavy: bool,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    if !is_heavy {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the work on a request did not end");
+        Err(Error::Internal)
+    })
+}
+
+#[cfg(test)]
+mod tests;

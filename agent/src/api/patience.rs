@@ -1,0 +1,158 @@
+//! Callers who send a request's head byte by byte. hyper's limit for the head also runs while a
+//! kept-alive connection rests, so it has to be long; this one begins with the first byte of a head.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// How many heads were read whole on a connection, and how many of their requests are answered.
+#[derive(Debug, Clone, Default)]
+pub struct Heads(Arc<(AtomicUsize, AtomicUsize)>);
+
+/// A request whose head was read; dropped once it is answered.
+#[derive(Debug)]
+pub struct Serving(Heads);
+
+impl Heads {
+    /// A head was read.
+    pub fn serve(&self) -> Serving {
+        self.0.0.fetch_add(1, Ordering::AcqRel);
+        Serving(self.clone())
+    }
+
+    fn count(&self) -> usize {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    fn are_served(&self) -> bool {
+        self.count() == self.0.1.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.0.1.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// A stream that fails where a head has begun and is not whole in time.
+#[derive(Debug)]
+pub struct Patient<S> {
+    inner: S,
+    heads: Heads,
+    limit: Duration,
+    /// Until when the head after so many others has to be whole.
+    deadline: Option<(usize, Pin<Box<Sleep>>)>,
+}
+
+impl<S> Patient<S> {
+    /// Gives each head `limit` from its first byte, and the first one from now on.
+    pub fn new(inner: S, heads: Heads, limit: Duration) -> Self {
+        let deadline = Some((0, Box::pin(tokio::time::sleep(limit))));
+        Self { inner, heads, limit, deadline }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let heads = this.heads.count();
+        if this.deadline.as_ref().is_some_and(|(before, _)| *before != heads) {
+            this.deadline = None;
+        }
+        let filled = buf.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
+            if buf.filled().len() > filled && this.deadline.is_none() && this.heads.are_served() {
+                this.deadline = Some((heads, Box::pin(tokio::time::sleep(this.limit))));
+            }
+            return Poll::Ready(read);
+        }
+        match &mut this.deadline {
+            Some((_, sleep)) if sleep.as_mut().poll(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Reads until the stream ends or fails.
+    async fn read_to_end(stream: &mut Patient<tokio::io::DuplexStream>) -> io::Result<usize> {
+        stream.read_to_end(&mut Vec::new()).await
+    }
+
+    fn pair() -> (tokio::io::DuplexStream, Patient<tokio::io::DuplexStream>, Heads) {
+        let (caller, inner) = tokio::io::duplex(64);
+        let heads = Heads::default();
+        (caller, Patient::new(inner, heads.clone(), Duration::from_millis(30)), heads)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_or_little_is_ended() {
+        let (_caller, mut silent, _) = pair();
+        assert_eq!(read_to_end(&mut silent).await.expect_err("too late").kind(), io::ErrorKind::TimedOut);
+        let (mut caller, mut slow, _) = pair();
+        let dripping = tokio::spawn(async move {
+            while caller.write_all(b"G").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        assert_eq!(read_to_end(&mut slow).await.expect_err("too late").kind(), io::ErrorKind::TimedOut);
+        drop(slow);
+        dripping.await.expect("ends with the stream");
+    }
+
+    #[tokio::test]
+    async fn a_body_and_a_rest_between_requests_may_take_their_time() {
+        let (mut caller, mut stream, heads) = pair();
+        caller.write_all(b"head").await.expect("written");
+        let mut four = [0; 4];
+        stream.read_exact(&mut four).await.expect("in time");
+        let serving = heads.serve();
+        tokio::time::timeout(Duration::from_millis(60), stream.read_exact(&mut four)).await.expect_err("waits");
+        caller.write_all(b"body").await.expect("written");
+        stream.read_exact(&mut four).await.expect("a body has time");
+        drop(serving);
+        tokio::time::timeout(Duration::from_millis(60), stream.read_exact(&mut four)).await.expect_err("rests");
+        caller.write_all(b"next").await.expect("written");
+        stream.read_exact(&mut four).await.expect("in time");
+        assert!(read_to_end(&mut stream).await.is_err(), "the next head began and is not whole");
+    }
+}

@@ -1,0 +1,138 @@
+//! `/score`: the simple form. A caller sends what the input transforms take, numbers or an image, and
+//! gets what the output transforms give.
+
+mod inputs;
+mod npy;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use muster_proto::id::{Digest, ModelName, Version};
+use muster_proto::manifest::{InputOp, Tensor};
+use serde::Serialize;
+use serde_json::json;
+
+use super::error::Error;
+use super::find::Found;
+use super::{Api, body, compute, provenance};
+use crate::engine::Loaded;
+use crate::engine::transforms::{Answer, apply_outputs};
+
+type Slot = Result<Path<String>, PathRejection>;
+
+/// Outputs of more bytes are transformed on a thread of their own.
+const LARGE: usize = 64 << 10;
+
+/// `GET /score`
+pub async fn list(State(api): State<Arc<Api>>) -> Response {
+    let one = |(slot, loaded): Found| {
+        let url = format!("/score/{slot}");
+        json!({"slot": slot, "model": loaded.manifest.model, "version": loaded.manifest.version, "url": url})
+    };
+    let slots: Vec<_> = api.answering().into_iter().map(one).collect();
+    Json(json!({"slots": slots})).into_response()
+}
+
+/// `GET /score/{slot}`: what to send, and an example.
+pub async fn usage(State(api): State<Arc<Api>>, slot: Slot, headers: HeaderMap) -> Result<Response, Error> {
+    let found = api.find(&name(slot)?, None)?;
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    let mut response = Json(usage::describe(&found, host)).into_response();
+    provenance(&found.1, response.headers_mut());
+    Ok(response)
+}
+
+/// `POST /score`, where there is no doubt about the slot.
+pub async fn score_only(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Error> {
+    let mut answering = api.answering();
+    match answering.len() {
+        0 => Err(Error::NothingReady),
+        1 => answer(&api, answering.remove(0), request).await,
+        _ => {
+            let slots: Vec<&str> = answering.iter().map(|(slot, _)| slot.as_str()).collect();
+            let text = format!("several slots answer: POST to /score/SLOT with one of {}", slots.join(", "));
+            Err(Error::BadRequest(text))
+        }
+    }
+}
+
+/// `POST /score/{slot}`
+pub async fn score(State(api): State<Arc<Api>>, slot: Slot, request: Request) -> Result<Response, Error> {
+    let found = api.find(&name(slot)?, None)?;
+    answer(&api, found, request).await
+}
+
+fn name(slot: Slot) -> Result<String, Error> {
+    let Path(slot) = slot.map_err(|_| Error::NotFound("the slot's name is not UTF-8".into()))?;
+    Ok(slot.strip_suffix('/').unwrap_or(&slot).to_owned())
+}
+
+async fn answer(api: &Api, (_, loaded): Found, request: Request) -> Result<Response, Error> {
+    let (head, body) = request.into_parts();
+    let kind = inputs::kind_of(&head.headers)?;
+    let coding = body::accepted(&head.headers);
+    let received = body::receive(&head.headers, body, &api.budget).await?;
+
+    let manifest = &loaded.manifest;
+    let is_heavy = received.is_heavy() || manifest.transforms.inputs.values().any(|ops| takes_image(ops));
+    let for_inputs = Arc::clone(&loaded);
+    let (inputs, held) = compute(is_heavy, move || {
+        let plain = received.plain()?;
+        Ok((inputs::read(&plain.bytes, kind, &for_inputs)?, plain.held))
+    })
+    .await?;
+    let (loaded, outputs) = api.executor.infer_on(loaded, inputs).await?;
+    drop(held);
+
+    let is_heavy = outputs.values().map(|tensor| tensor.data().len()).sum::<usize>() > LARGE;
+    compute(is_heavy, move || write(&loaded, &outputs, coding)).await
+}
+
+/// Whether what a caller sends for an input is an image.
+fn takes_image(ops: &[InputOp]) -> bool {
+    matches!(ops.first(), Some(InputOp::DecodeImage { .. }))
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    model: &'a ModelName,
+    version: Version,
+    digest: Digest,
+    outputs: BTreeMap<&'a str, Answer>,
+}
+
+fn write(
+    loaded: &Loaded,
+    outputs: &BTreeMap<String, Tensor>,
+    coding: Option<body::Coding>,
+) -> Result<Response, Error> {
+    let manifest = &loaded.manifest;
+    let transformed = |(name, tensor): (&'_ String, &Tensor)| {
+        let ops = manifest.transforms.outputs.get(name).map_or(&[][..], Vec::as_slice);
+        apply_outputs(ops, tensor).inspect_err(|error| {
+            tracing::warn!(model = %manifest.model, output = name, %error, "an output transform failed");
+        })
+    };
+    let mut answers = BTreeMap::new();
+    for output in outputs {
+        answers.insert(output.0.as_str(), transformed(output).map_err(|_| Error::InferenceFailed)?);
+    }
+    let document =
+        Document { model: &manifest.model, version: manifest.version, digest: loaded.digest, outputs: answers };
+    let bytes = serde_json::to_vec(&document).map_err(|_| Error::Internal)?;
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    provenance(loaded, &mut headers);
+    let bytes = body::pack(bytes, coding, &mut headers)?;
+    let mut response = Response::new(Body::from(bytes));
+    *response.headers_mut() = headers;
+    Ok(response)
+}

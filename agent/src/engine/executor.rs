@@ -1,0 +1,212 @@
+//! The executor: a fixed number of threads that run inferences, behind one bounded queue (invariant 10).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use muster_proto::code::Code;
+use muster_proto::id::SlotName;
+use muster_proto::manifest::Tensor;
+use tokio::sync::oneshot;
+
+use super::loaded::Loaded;
+use super::model;
+use super::slots::Slots;
+
+/// The stack of a worker. Rust's 2 MiB would do for every model seen; a deep one must not end the process.
+const STACK_BYTES: usize = 8 << 20;
+
+/// Why a request got no outputs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No model answers in the slot. A retry helps once one does.
+    #[error("no model answers in slot {0}")]
+    NoModel(SlotName),
+    /// The queue is full. A retry later helps.
+    #[error("{0} requests wait already")]
+    Overloaded(usize),
+    /// The request does not fit the model, or the model failed on it. A retry cannot help.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The executor is being shut down. A retry helps after the restart.
+    #[error("the agent is shutting down")]
+    ShuttingDown,
+}
+
+impl Error {
+    /// The stable code of this error.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::NoModel(_) => Code::NoModel,
+            Error::Overloaded(_) | Error::ShuttingDown => Code::Overloaded,
+            Error::Model(error) => error.code(),
+        }
+    }
+}
+
+/// Outputs by name, and the model that gave them.
+pub type Inference = (Arc<Loaded>, BTreeMap<String, Tensor>);
+
+/// Runs inferences. Dropping it ends its threads after the inferences that they are at.
+#[derive(Debug)]
+pub struct Executor {
+    slots: Arc<Slots>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    capacity: usize,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    loaded: Arc<Loaded>,
+    inputs: BTreeMap<String, Tensor>,
+    reply: oneshot::Sender<Result<BTreeMap<String, Tensor>, model::Error>>,
+}
+
+impl Executor {
+    /// Starts `threads` workers, or as many as there are processors, with room for `capacity` waiting
+    /// requests.
+    pub fn start(slots: Arc<Slots>, threads: Option<NonZeroUsize>, capacity: usize) -> io::Result<Self> {
+        let threads = threads.map_or_else(thread::available_parallelism, Ok).unwrap_or(NonZeroUsize::MIN);
+        let executor = Self::idle(slots, capacity);
+        executor.add_workers(threads.get())?;
+        Ok(executor)
+    }
+
+    /// An executor that queues and never runs.
+    fn idle(slots: Arc<Slots>, capacity: usize) -> Self {
+        let shared = Shared { capacity, queue: Mutex::default(), wake: Condvar::new() };
+        Self { slots, shared: Arc::new(shared) }
+    }
+
+    fn add_workers(&self, count: usize) -> io::Result<()> {
+        for index in 0..count {
+            let shared = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name(format!("infer-{index}")).stack_size(STACK_BYTES);
+            builder.spawn(move || shared.work())?;
+        }
+        Ok(())
+    }
+
+    /// Runs the model that answers in `slot` now. Inputs are checked before they wait; a request whose
+    /// future is dropped while it waits is not run.
+    pub async fn infer(&self, slot: &SlotName, inputs: BTreeMap<String, Tensor>) -> Result<Inference, Error> {
+        let loaded = self.slots.get(slot).ok_or_else(|| Error::NoModel(slot.clone()))?;
+        self.infer_on(loaded, inputs).await
+    }
+
+    /// Runs `loaded`, whether or not it answers in a slot, as a shadow does not.
+    pub async fn infer_on(&self, loaded: Arc<Loaded>, inputs: BTreeMap<String, Tensor>) -> Result<Inference, Error> {
+        loaded.model.check(&inputs)?;
+        let (reply, answer) = oneshot::channel();
+        self.shared.submit(Job { loaded: Arc::clone(&loaded), inputs, reply })?;
+        // The sender is dropped unanswered only with the queue.
+        let outputs = answer.await.map_err(|_| Error::ShuttingDown)??;
+        Ok((loaded, outputs))
+    }
+
+    /// How many requests wait, of all slots.
+    pub fn queued(&self) -> usize {
+        self.shared.queue().jobs.len()
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.shared.queue().close();
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn submit(&self, job: Job) -> Result<(), Error> {
+        let mut queue = self.queue();
+        if queue.jobs.len() >= self.capacity {
+            queue.drop_abandoned();
+        }
+        if queue.jobs.len() >= self.capacity {
+            job.loaded.stats.rejected();
+            return Err(Error::Overloaded(queue.jobs.len()));
+        }
+        job.loaded.stats.enqueued();
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn work(&self) {
+        while let Some(job) = self.next() {
+            job.run();
+        }
+    }
+
+    /// The next job that somebody still waits for; none when the executor is gone.
+    fn next(&self) -> Option<Job> {
+        let mut queue = self.queue();
+        loop {
+            match queue.jobs.pop_front() {
+                Some(job) => {
+                    job.loaded.stats.dequeued();
+                    if !job.reply.is_closed() {
+                        return Some(job);
+                    }
+                }
+                None if queue.closed => return None,
+                None => queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// Forgets the requests whose callers have gone.
+    fn drop_abandoned(&mut self) {
+        self.jobs.retain(|job| {
+            let wanted = !job.reply.is_closed();
+            if !wanted {
+                job.loaded.stats.dequeued();
+            }
+            wanted
+        });
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.jobs.drain(..).for_each(|job| job.loaded.stats.dequeued());
+    }
+}
+
+impl Job {
+    fn run(self) {
+        let started = Instant::now();
+        let outcome = self.loaded.model.run(&self.inputs);
+        match &outcome {
+            Ok(_) => self.loaded.stats.succeeded(started.elapsed()),
+            Err(_) => self.loaded.stats.failed(),
+        }
+        // Nobody waits for it any more: that is the caller's choice.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Models and data for the tests of this module.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use muster_proto::id::{Digest, Version};
+use muster_proto::manifest::{
+    Blob, BundleManifest, Codec, Engine, File, Load, Measured, OutputsFrom, Requires, SCHEMA, Sample, SampleSet,
+    Samples, Tensor, Tolerance, Transforms,
+};
+use muster_proto::wire;
+
+use super::import::{Batching, Request, inspect};
+use super::json::{GivenSample, parse_samples};
+use super::{Loaded, Model, NAME, VERSION, loaded};
+
+pub(super) fn digits(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/digits").join(file)
+}
+
+pub(super) fn fixture(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)
+}
+
+/// The recipe that gives one input a shape; the declared output shapes would contradict it.
+pub(super) fn shaped(name: &str, shape: &[u64]) -> Load {
+    let input_shapes = BTreeMap::from([(name.into(), shape.to_vec())]);
+    Load { input_shapes, ignore_output_shapes: true, ..Load::default() }
+}
+
+/// A digits model as registration loads it: planned for one image.
+pub(super) fn digits_model(version: u32) -> Model {
+    Model::load(&digits(&format!("digits-{version}.onnx")), &shaped("image", &[1, 1, 8, 8])).expect("digits load")
+}
+
+/// All held-out images as one batch, and their labels.
+pub(super) fn held_out() -> (Tensor, Vec<u8>) {
+    let pixels = std::fs::read(digits("heldout-images.bin")).expect("images");
+    let labels = std::fs::read(digits("heldout-labels.bin")).expect("labels");
+    let values: Vec<f32> = pixels.iter().map(|p| f32::from(*p) / 255.0).collect();
+    (Tensor::from_f32(vec![labels.len() as u64, 1, 8, 8], &values).expect("fits"), labels)
+}
+
+pub(super) fn f32s(shape: &[u64], values: &[f32]) -> Tensor {
+    Tensor::from_f32(shape.to_vec(), values).expect("fits")
+}
+
+pub(super) fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> BTreeMap<String, Tensor> {
+    tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
+}
+
+/// A bundle's files in a folder of its own, and its manifest.
+pub(super) struct Bundle {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) manifest: BundleManifest,
+}
+
+impl Bundle {
+    /// The digits model of `version` with its golden samples.
+    pub(super) fn digits(version: u32) -> Self {
+        let text = std::fs::read(digits(&format!("sample-{version}.json"))).expect("samples");
+        let given = parse_samples(&text).expect("samples");
+        let sample = |given: GivenSample| Sample {
+            name: given.name,
+            inputs: given.inputs,
+            outputs: given.outputs.expect("the digits samples have outputs"),
+        };
+        Self::new(&digits(&format!("digits-{version}.onnx")), given.into_iter().map(sample).collect(), version)
+    }
+
+    /// The model at `onnx` with `samples`.
+    pub(super) fn new(onnx: &Path, samples: Vec<Sample>, version: u32) -> Self {
+        let given = |s: &Sample| GivenSample { name: s.name.clone(), inputs: s.inputs.clone(), outputs: None };
+        let given: Vec<GivenSample> = samples.iter().map(given).collect();
+        let (shapes, batching) = (BTreeMap::new(), Batching::default());
+        let request = Request { path: onnx, input_shapes: &shapes, samples: &given, batching };
+        let imported = inspect(&request).expect("imports");
+        let model = std::fs::read(onnx).expect("model");
+        let count = samples.len() as u32;
+        let encoded = wire::encode(&SampleSet::V1(samples)).expect("encodes");
+        let folder = tempfile::tempdir().expect("temp dir");
+        let file = |path: &str, bytes: &[u8]| {
+            std::fs::write(folder.path().join(path), bytes).expect("writes");
+            let blob = Blob::describe(Codec::Stored, bytes, 65_536);
+            File { path: path.parse().expect("path"), size: bytes.len() as u64, digest: Digest::of(bytes), blob }
+        };
+        let manifest = BundleManifest {
+            schema: SCHEMA,
+            model: "digits".parse().expect("name"),
+            version: Version(u64::from(version)),
+            description: String::new(),
+            properties: BTreeMap::new(),
+            created_at: 0,
+            entry: "model.onnx".parse().expect("path"),
+            files: vec![file("model.onnx", &model), file("samples.bin", &encoded)],
+            engine: Engine { name: NAME.into(), version: VERSION.into(), load: imported.load },
+            inputs: imported.model.inputs().to_vec(),
+            outputs: imported.model.outputs().to_vec(),
+            transforms: Transforms::default(),
+            samples: Samples {
+                file: "samples.bin".parse().expect("path"),
+                count,
+                outputs_from: OutputsFrom::Given,
+                tolerance: Tolerance::default(),
+            },
+            measured: Measured::default(),
+            requires: Requires::default(),
+        };
+        Self { folder, manifest }
+    }
+
+    pub(super) fn load(&self) -> Result<Loaded, loaded::Error> {
+        let digest = Digest::of(&self.manifest.to_bytes().expect("consistent"));
+        Loaded::load(self.folder.path(), &self.manifest, digest)
+    }
+}
