@@ -32,7 +32,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use client::Client;
-use context::Context;
+pub use context::Context;
 pub use failure::Failure;
 use output::{Format, Output};
 

@@ -21,12 +21,13 @@ pub mod signer;
 mod signing;
 pub mod tls;
 
+mod counters;
+mod repeats;
+
 pub mod http;
 
 pub mod cli;
-
-mod counters;
-mod repeats;
+pub mod host;
 
 #[cfg(test)]
 mod golden;

@@ -203,8 +203,8 @@ impl State {
             fx.push(Effect::OpenBlob(Box::new(file.blob.clone())));
             FileStep::Opening { delta: None }
         } else {
-            fx.push(Effect::Request(Fetch::DeltaV1 { want: file.digest, held }));
-            FileStep::AskedDelta { since_ms: now.mono_ms }
+            fx.push(Effect::Request(Fetch::DeltaV1 { want: file.digest, held: held.clone() }));
+            FileStep::AskedDelta { held, since_ms: now.mono_ms }
         };
         job.stage = Stage::Files(Box::new(FileJob { file, step }));
     }
@@ -329,7 +329,14 @@ impl State {
 
     pub(super) fn file_assembled(&mut self, file: Digest, result: Result<(), Failure>, now: Now, fx: &mut Vec<Effect>) {
         let assembling = |f: &FileJob| f.file.digest == file && matches!(f.step, FileStep::Assembling { .. });
-        let Some((slot, job)) = self.file_job(assembling) else { return };
+        let Some((slot, job)) = self.file_job(assembling) else {
+            // The update was replaced meanwhile; the file is good all the same.
+            let known = self.manifests.values().flat_map(|m| &m.files).find(|f| f.digest == file).map(|f| f.size);
+            if let (Ok(()), Some(size)) = (result, known) {
+                self.files.insert(file, size);
+            }
+            return;
+        };
         match result {
             Ok(()) => {
                 let FileStep::Assembling { delta } = &job.step else { return };
@@ -380,7 +387,9 @@ impl State {
                 Stage::Manifest { gather, .. } if gather.is_stalled(now.mono_ms) => stalled = Some(slot.clone()),
                 Stage::Manifest { gather, .. } => fx.extend(gather.request(now.mono_ms).map(Effect::Request)),
                 Stage::Files(file) => match &mut file.step {
-                    FileStep::AskedDelta { since_ms } if now.mono_ms.saturating_sub(*since_ms) > DELTA_TIMEOUT_MS => {
+                    FileStep::AskedDelta { since_ms, .. }
+                        if now.mono_ms.saturating_sub(*since_ms) > DELTA_TIMEOUT_MS =>
+                    {
                         open(file, None, fx);
                     }
                     FileStep::Chunks { download, .. } if download.is_stalled(now.mono_ms) => {
@@ -404,12 +413,16 @@ impl State {
     }
 
     /// The connection is back: what was asked for is lost, what arrived is not.
-    pub(super) fn jobs_regained_link(&mut self, now: Now) {
+    pub(super) fn jobs_regained_link(&mut self, now: Now, fx: &mut Vec<Effect>) {
         for job in self.jobs.values_mut() {
             match &mut job.stage {
                 Stage::Manifest { gather, .. } => gather.forget_in_flight(),
                 Stage::Files(file) => match &mut file.step {
-                    FileStep::AskedDelta { since_ms } => *since_ms = 0,
+                    FileStep::AskedDelta { held, since_ms } => {
+                        *since_ms = now.mono_ms;
+                        let (want, held) = (file.file.digest, held.clone());
+                        fx.push(Effect::Request(Fetch::DeltaV1 { want, held }));
+                    }
                     FileStep::Chunks { download, .. } => {
                         job.transfer.resumed += u32::from(download.has_some());
                         download.forget_in_flight(now.mono_ms);

@@ -58,7 +58,7 @@ impl State {
         self.remove_unwanted(&wants, fx);
         let mut settled = false;
         for want in wants {
-            settled |= self.want_slot(want, fx);
+            settled |= self.want_slot(want, now, fx);
         }
         self.persist(fx);
         if self.jobs.values().any(|j| matches!(j.stage, Stage::Queued)) {
@@ -91,7 +91,7 @@ impl State {
     }
 
     /// Sets what one slot shall run. Returns whether that is already an outcome.
-    fn want_slot(&mut self, want: SlotDesired, fx: &mut Vec<Effect>) -> bool {
+    fn want_slot(&mut self, want: SlotDesired, now: Now, fx: &mut Vec<Effect>) -> bool {
         let slot = want.slot.clone();
         if let Some(job) = self.jobs.get_mut(&slot)
             && (job.want.digest, &job.want.target, &job.want.rollout) == (want.digest, &want.target, &want.rollout)
@@ -104,7 +104,10 @@ impl State {
         let mut job = Job::new(want);
         if record.active.as_ref().is_some_and(|a| a.digest == job.want.digest) {
             job.stage = match record.trial {
-                Some(_) => Stage::Trial { until_ms: 0 },
+                Some(_) => {
+                    let trial = u64::from(job.want.trial_seconds) * 1000;
+                    Stage::Trial { until_ms: now.mono_ms.saturating_add(trial) }
+                }
                 None => Stage::Healthy,
             };
             job.probe = record.outcome.as_ref().and_then(|o| o.probe.clone());

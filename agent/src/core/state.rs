@@ -135,7 +135,7 @@ pub(super) struct FileJob {
 #[derive(Debug, Clone)]
 pub(super) enum FileStep {
     /// Has asked for a delta.
-    AskedDelta { since_ms: u64 },
+    AskedDelta { held: Vec<Digest>, since_ms: u64 },
     /// The partial blob is being opened.
     Opening { delta: Option<Box<Delta>> },
     /// Chunks are on their way.

@@ -32,7 +32,7 @@ impl State {
                 fx.push(Effect::SayHello);
                 self.outbox.forget_in_flight();
                 self.walk_lost_link();
-                self.jobs_regained_link(now);
+                self.jobs_regained_link(now, fx);
                 self.report_due = true;
                 self.advance_jobs(now, fx);
             }

@@ -69,7 +69,8 @@ impl Context {
         Ok(context)
     }
 
-    fn store(&self, path: &Path) -> anyhow::Result<()> {
+    /// Writes the context to `path`, readable by its owner only.
+    pub(crate) fn store(&self, path: &Path) -> anyhow::Result<()> {
         let text = toml::to_string(self)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
