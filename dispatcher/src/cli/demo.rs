@@ -1,11 +1,3 @@
-<<<<<<< HEAD
-//! `muster demo`.
-
-use clap::Args;
-use muster_proto::code::Code;
-
-use super::Failure;
-=======
 //! `muster demo`: the real dispatcher and real agents in one process, on free loopback ports, with a real
 //! model on real input. Nothing in it is staged but the cut of one connection.
 
@@ -26,16 +18,11 @@ use show::Show;
 
 /// Nothing in the demo takes this long, even on a small and busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
->>>>>>> refs/heads/dispatcher
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// How many devices to run.
-<<<<<<< HEAD
-    #[arg(long, default_value_t = 12)]
-=======
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=200))]
->>>>>>> refs/heads/dispatcher
     pub devices: u32,
     /// Stop when everything has been shown, instead of serving on.
     #[arg(long)]
@@ -45,11 +32,6 @@ pub(super) struct DemoArgs {
     pub json: bool,
 }
 
-<<<<<<< HEAD
-pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
-    let what = format!("the demo with {} devices is not part of this build", args.devices);
-    Err(Failure::new(Code::Internal, what).with_next("run `muster serve` and an agent instead").into())
-=======
 pub(super) fn run(args: DemoArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(demo(args))
@@ -101,5 +83,4 @@ async fn demo(args: DemoArgs) -> Result<()> {
         println!("{}", serde_json::to_string(&summary)?);
     }
     Ok(())
->>>>>>> refs/heads/dispatcher
 }
