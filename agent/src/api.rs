@@ -91,17 +91,16 @@ pub async fn start(
     status: watch::Receiver<Status>,
 ) -> Result<Server, run::Error> {
     let api = Api::new(executor, Limits::default()).with_status(status).with_disk(config.data.clone());
-    let (api, connections) = (Arc::new(api), serve::Connections::default());
-    let mut server = Server::new();
+    let (api, mut server) = (Arc::new(api), Server::default());
     if let Some(address) = config.http {
         let exposure = if address.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
         if exposure == Exposure::Network {
             tracing::warn!(%address, "the local API asks nobody who they are: everyone who reaches this address may use it");
         }
-        server.listen(address, router(&api, exposure), &connections).await?;
+        server.listen(address, router(&api, exposure)).await?;
     }
     if let Some(path) = &config.socket {
-        server.listen_socket(path, router(&api, Exposure::Socket), &connections).await?;
+        server.listen_socket(path, router(&api, Exposure::Socket)).await?;
     }
     Ok(server)
 }

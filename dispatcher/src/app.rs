@@ -6,14 +6,31 @@
 
 pub mod view;
 
-use std::collections::BTreeMap;
+mod access;
+mod devices;
+mod enroll;
+mod models;
+mod project;
+mod rollouts;
+mod tuf;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use muster_proto::code::Code;
-use muster_proto::id::{DeviceId, Digest, GroupName, ModelName, Version};
+use muster_proto::id::{Digest, Workspace};
 use tokio::sync::broadcast;
+
+use crate::blobs::{self, Blobs};
+use crate::ca::Ca;
+use crate::counters::Counters;
+use crate::domain::Event;
+use crate::driver::{self, Driver};
+use crate::link::Link;
+use crate::registry::{self, Registry};
+use crate::signing::Signing;
+use crate::storage::{self, Storage};
 
 pub use view::*;
 
@@ -87,6 +104,56 @@ impl Error {
             _ => &[],
         }
     }
+
+    fn conflict(message: impl Into<String>) -> Self {
+        Error::Conflict { message: message.into(), blockers: Vec::new() }
+    }
+
+    fn internal(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Error::Internal { what, source: source.into() }
+    }
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Error::internal("the database", error)
+    }
+}
+
+impl From<blobs::Error> for Error {
+    fn from(error: blobs::Error) -> Self {
+        match error {
+            blobs::Error::Missing { digest, .. } => Error::NotFound(format!("object {digest}")),
+            blobs::Error::Digest { .. } | blobs::Error::TooLarge { .. } | blobs::Error::Incoming(_) => {
+                Error::Refused { code: error.code(), message: error.to_string() }
+            }
+            other => Error::internal("the blob store", other),
+        }
+    }
+}
+
+impl From<registry::Error> for Error {
+    fn from(error: registry::Error) -> Self {
+        use registry::Error as E;
+        match error {
+            E::Request(message) => Error::BadRequest(message),
+            E::Refused { code, message } => Error::Refused { code, message },
+            E::NotUploaded { .. } => Error::BadRequest(error.to_string()),
+            E::Manifest(ref cause) => Error::Refused { code: error.code(), message: cause.to_string() },
+            E::Blobs(cause) => cause.into(),
+            other => Error::internal("the registration", other),
+        }
+    }
+}
+
+impl From<driver::Error<Error>> for Error {
+    fn from(error: driver::Error<Error>) -> Self {
+        match error {
+            driver::Error::Refused(refusal) => refusal,
+            driver::Error::Storage(cause) => Error::internal("the database", cause),
+            driver::Error::Stopped => Error::internal("the dispatcher", "it is stopping"),
+        }
+    }
 }
 
 /// The outcome of what the façade does.
@@ -104,243 +171,85 @@ impl Principal {
 
 /// The dispatcher. Clones are the same dispatcher.
 #[derive(Clone)]
-pub struct App(Arc<Inner>);
+pub struct App(Arc<Parts>);
 
-struct Inner {
-    watch: broadcast::Sender<WatchEvent>,
+/// What the façade stands before.
+pub(crate) struct Parts {
+    pub workspace: Workspace,
+    pub storage: Storage,
+    pub blobs: Blobs,
+    pub signing: Signing,
+    pub registry: Registry,
+    pub ca: Ca,
+    pub driver: Driver,
+    pub link: Link,
+    pub counters: Counters,
+    pub watch: broadcast::Sender<WatchEvent>,
+    pub addresses: Addresses,
+    pub started_at: u64,
+    pub upload_limit: u64,
 }
 
-fn unfinished<T>() -> Result<T> {
-    Err(Error::Internal { what: "an unfinished part of the dispatcher", source: "not written yet".into() })
+/// Where others reach this dispatcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// The API, as operators and devices reach it, e.g. `https://hub.example:8420`.
+    pub api_url: String,
+    /// The broker, as devices reach it.
+    pub broker: BrokerAddress,
 }
 
-/// Models.
 impl App {
-    /// Takes a raw file in, piece by piece, and keeps it under `digest` until a registration uses it; what no
-    /// registration uses is deleted after a day. Refused where the bytes have another digest or exceed the
-    /// configured limit. The same file again is taken without harm.
-    pub async fn upload_blob<S, E>(&self, digest: Digest, body: S) -> Result<Uploaded>
-    where
-        S: Stream<Item = std::result::Result<Bytes, E>> + Send + Unpin,
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        let _ = (digest, body);
-        unfinished()
-    }
-
-    /// The raw file with `digest`, where it is here already and need not be uploaded.
-    pub async fn find_blob(&self, digest: Digest) -> Result<Option<Uploaded>> {
-        let _ = digest;
-        unfinished()
-    }
-
-    /// Registers a version: loads it with the devices' engine, probes it, signs it. All or nothing.
-    pub async fn register_model(&self, registration: Registration, by: &Principal) -> Result<Registered> {
-        let _ = (registration, by);
-        unfinished()
-    }
-
-    /// Every version that matches, by name and then version.
-    pub async fn list_models(&self, filter: &ModelFilter) -> Result<Vec<ModelSummary>> {
-        let _ = filter;
-        unfinished()
-    }
-
-    /// One version; the newest where none is named.
-    pub async fn show_model(&self, name: &ModelName, version: Option<Version>) -> Result<ModelView> {
-        let _ = (name, version);
-        unfinished()
-    }
-
-    /// The signed manifest's exact bytes.
-    pub async fn download_manifest(&self, name: &ModelName, version: Version) -> Result<Bytes> {
-        let _ = (name, version);
-        unfinished()
-    }
-
-    /// A raw file of a version, by digest, as a stream; the caller compares digest and size.
-    pub async fn download_file(&self, name: &ModelName, version: Version, digest: Digest) -> Result<Download> {
-        let _ = (name, version, digest);
-        unfinished()
-    }
-
-    /// Sets the tags in `set` and removes those in `remove`; answers with all tags.
-    pub async fn tag_model(
-        &self,
-        name: &ModelName,
-        version: Version,
-        set: BTreeMap<String, String>,
-        remove: Vec<String>,
-        by: &Principal,
-    ) -> Result<BTreeMap<String, String>> {
-        let _ = (name, version, set, remove, by);
-        unfinished()
-    }
-
-    /// Deletes a version; refused with [`Error::Conflict`] and what desires it. Its number is never used again.
-    pub async fn delete_model(&self, name: &ModelName, version: Version, by: &Principal) -> Result<()> {
-        let _ = (name, version, by);
-        unfinished()
-    }
-
-    /// A file of the TUF metadata as clients ask for it: `timestamp.json`, `3.snapshot.json`, `1.root.json`,
-    /// `director/1.root.json`.
-    pub async fn tuf_metadata(&self, file: &str) -> Result<Bytes> {
-        let _ = file;
-        unfinished()
-    }
-
-    /// A TUF target by its path, with the digest before the file name (consistent snapshots) or without.
-    pub async fn tuf_target(&self, path: &str) -> Result<Bytes> {
-        let _ = path;
-        unfinished()
-    }
-}
-
-/// Devices and groups.
-impl App {
-    /// Makes an enrolment token.
-    pub async fn create_enroll_token(&self, request: EnrollTokenRequest, by: &Principal) -> Result<EnrollToken> {
-        let _ = (request, by);
-        unfinished()
-    }
-
-    /// Enrols a device that shows a token's secret. The same request again, as after a lost answer, gives the
-    /// device a certificate again and uses the token only once.
-    pub async fn enroll(&self, request: EnrollRequest) -> Result<Enrollment> {
-        let _ = request;
-        unfinished()
-    }
-
-    /// Every device that matches, by name.
-    pub async fn list_devices(&self, filter: &DeviceFilter) -> Result<Vec<DeviceView>> {
-        let _ = filter;
-        unfinished()
-    }
-
-    /// One device and all that it last said.
-    pub async fn show_device(&self, device: &DeviceId) -> Result<DeviceDetail> {
-        let _ = device;
-        unfinished()
-    }
-
-    /// Sets a device's labels, groups, or both.
-    pub async fn update_device(&self, device: &DeviceId, update: DeviceUpdate, by: &Principal) -> Result<DeviceView> {
-        let _ = (device, update, by);
-        unfinished()
-    }
-
-    /// Removes a device: from now on its certificate opens nothing.
-    pub async fn delete_device(&self, device: &DeviceId, by: &Principal) -> Result<()> {
-        let _ = (device, by);
-        unfinished()
-    }
-
-    /// Every group with its members, by name.
-    pub async fn list_groups(&self) -> Result<Vec<GroupView>> {
-        unfinished()
-    }
-
-    /// One group.
-    pub async fn show_group(&self, group: &GroupName) -> Result<GroupView> {
-        let _ = group;
-        unfinished()
-    }
-
-    /// Makes a group or changes its selector; with an empty selector it has listed members only.
-    pub async fn set_group(
-        &self,
-        group: GroupName,
-        selector: BTreeMap<String, String>,
-        by: &Principal,
-    ) -> Result<GroupView> {
-        let _ = (group, selector, by);
-        unfinished()
-    }
-
-    /// Deletes a group; refused while a running rollout is for it. Its devices keep what they run.
-    pub async fn delete_group(&self, group: &GroupName, by: &Principal) -> Result<()> {
-        let _ = (group, by);
-        unfinished()
-    }
-
-    /// Telemetry summed per device, slot and version.
-    pub async fn telemetry(&self, filter: &TelemetryFilter) -> Result<Vec<TelemetryView>> {
-        let _ = filter;
-        unfinished()
-    }
-}
-
-/// Rollouts.
-impl App {
-    /// Starts a rollout; it takes over from a running one of the same slot, device by device.
-    pub async fn start_rollout(&self, request: RolloutRequest, by: &Principal) -> Result<RolloutView> {
-        let _ = (request, by);
-        unfinished()
-    }
-
-    /// Every rollout, newest first.
-    pub async fn list_rollouts(&self) -> Result<Vec<RolloutView>> {
-        unfinished()
-    }
-
-    /// One rollout with each of its devices.
-    pub async fn show_rollout(&self, id: RolloutId) -> Result<RolloutDetail> {
-        let _ = id;
-        unfinished()
-    }
-
-    /// Ends a rollout: no further device is offered it. Those that were keep it.
-    pub async fn cancel_rollout(&self, id: RolloutId, by: &Principal) -> Result<RolloutView> {
-        let _ = (id, by);
-        unfinished()
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
     /// What happens from now on. A watcher that lags behind loses the oldest events and is told so.
     pub fn events(&self) -> broadcast::Receiver<WatchEvent> {
         self.0.watch.subscribe()
     }
-}
-
-/// Keys, audit log and the dispatcher itself.
-impl App {
-    /// Makes an API key.
-    pub async fn create_key(&self, request: KeyRequest, by: &Principal) -> Result<CreatedKey> {
-        let _ = (request, by);
-        unfinished()
-    }
-
-    /// Every API key, without secrets.
-    pub async fn list_keys(&self) -> Result<Vec<KeyView>> {
-        unfinished()
-    }
-
-    /// Deletes an API key; refused for the last administrator.
-    pub async fn delete_key(&self, id: &str, by: &Principal) -> Result<()> {
-        let _ = (id, by);
-        unfinished()
-    }
-
-    /// Whom a bearer token belongs to; none where it is wrong or expired.
-    pub async fn authenticate(&self, token: &str) -> Result<Option<Principal>> {
-        let _ = token;
-        unfinished()
-    }
-
-    /// The newest `limit` lines of the audit log before number `before`, newest first; at most 1000.
-    pub async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>> {
-        let _ = (before, limit);
-        unfinished()
-    }
 
     /// What this dispatcher is and where it is reached.
     pub async fn info(&self) -> Result<Info> {
-        unfinished()
+        let parts = &self.0;
+        let (devices, devices_online) = {
+            let fleet = parts.driver.fleet();
+            (fleet.devices.len() as u32, fleet.devices.values().filter(|d| d.online).count() as u32)
+        };
+        Ok(Info {
+            version: env!("CARGO_PKG_VERSION").into(),
+            workspace: parts.workspace.clone(),
+            api_url: parts.addresses.api_url.clone(),
+            broker: parts.addresses.broker.clone(),
+            ca_fingerprint: Digest(parts.ca.fingerprint()).to_string(),
+            started_at: parts.started_at,
+            link_up: parts.link.is_up(),
+            devices,
+            devices_online,
+            counters: parts.counters.all(),
+        })
     }
 
     /// The CA's certificate as PEM, which clients have to trust.
     pub fn ca_pem(&self) -> String {
-        String::new()
+        self.0.ca.certificate_pem()
+    }
+
+    /// Lets the driver decide on the fleet as it is then, and waits until that is durable.
+    async fn decide<T: Send + 'static>(
+        &self,
+        decide: impl FnOnce(&crate::domain::Fleet) -> Result<(Option<Event>, T)> + Send + 'static,
+    ) -> Result<T> {
+        Ok(self.0.driver.decide(decide).await?)
+    }
+
+    /// Adds a line to the audit log. What was done stays done if that fails.
+    async fn record(&self, by: &Principal, action: &str, subject: &str, detail: &str) {
+        let written = self.0.storage.add_audit(crate::now(), &by.name, action, subject, detail).await;
+        if let Err(error) = written {
+            tracing::error!(%error, actor = by.name, action, subject, "the audit log could not be written");
+            self.0.counters.count("audit_lost");
+        }
     }
 }
 
@@ -353,5 +262,20 @@ pub struct Download {
     /// Its place in the bundle, whose last part is a file name.
     pub path: String,
     /// Its bytes.
-    pub body: std::pin::Pin<Box<dyn Stream<Item = std::io::Result<Bytes>> + Send>>,
+    pub body: BoxStream<'static, std::io::Result<Bytes>>,
+}
+
+/// Random bytes for secrets, as text.
+fn random_text<const N: usize>() -> Result<String> {
+    use base64::Engine as _;
+    let mut bytes = [0u8; N];
+    getrandom::fill(&mut bytes).map_err(|e| Error::internal("the random source", e.to_string()))?;
+    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// A short random id, for lists.
+fn random_id() -> Result<String> {
+    let mut bytes = [0u8; 6];
+    getrandom::fill(&mut bytes).map_err(|e| Error::internal("the random source", e.to_string()))?;
+    Ok(hex::encode(bytes))
 }

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod notice;
 pub mod registry;
 pub mod rollout;
+pub mod telemetry;
 
 pub use device::{Assignment, Device, Group};
 pub use fleet::{Effect, Event, Fleet};

@@ -1,12 +1,28 @@
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
 pub mod app;
+pub mod serve;
 
 pub mod domain;
+pub mod driver;
+pub mod registry;
+pub mod transfer;
 
+pub mod blobs;
+pub mod link;
+pub mod storage;
+
+mod acl;
 pub mod broker;
 pub mod ca;
-mod repeats;
+pub mod signer;
+mod signing;
 pub mod tls;
 
-pub mod signer;
+mod counters;
+mod repeats;
+
+/// The time in seconds since 1970.
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -110,7 +110,11 @@ impl Nesting {
     fn element(&mut self) -> Result<(), String> {
         self.count_member();
         let depth = self.open.len();
-        if *self.rank.get_or_insert(depth) == depth { Ok(()) } else { Err("numbers and arrays stand side by side".into()) }
+        if *self.rank.get_or_insert(depth) == depth {
+            Ok(())
+        } else {
+            Err("numbers and arrays stand side by side".into())
+        }
     }
 
     fn count_member(&mut self) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use muster_proto::id::{ModelName, SlotName};
 use muster_proto::manifest::parse_target_path;
 
-use super::error::{Error, clip};
 use super::Api;
+use super::error::{Error, clip};
 use crate::engine::Loaded;
 
 /// What is asked of a model.

@@ -109,9 +109,9 @@ pub async fn observe(request: Request, next: Next) -> Response {
 }
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = headers.get(REQUEST_ID).filter(|id| {
-        (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    });
+    let given = headers
+        .get(REQUEST_ID)
+        .filter(|id| (1..=REQUEST_ID_LENGTH).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     given.cloned().unwrap_or_else(|| {
         // Hexadecimal digits and hyphens are a header's value.
         HeaderValue::from_str(&new_id()).unwrap_or(HeaderValue::from_static("-"))

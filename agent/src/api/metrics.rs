@@ -78,7 +78,11 @@ fn slots(page: &mut Page, answering: &[Found]) {
     for (slot, digest, loaded) in &each {
         let version = loaded.manifest.version.to_string();
         let model = loaded.manifest.model.as_str();
-        page.sample("muster_slot_info", &[("slot", slot), ("digest", digest), ("model", model), ("version", &version)], 1);
+        page.sample(
+            "muster_slot_info",
+            &[("slot", slot), ("digest", digest), ("model", model), ("version", &version)],
+            1,
+        );
     }
     page.family("muster_inferences_total", "counter", "Inferences since the model was loaded, by outcome.");
     for (slot, digest, loaded) in &each {
@@ -128,7 +132,8 @@ fn agent(page: &mut Page, status: &Status) {
             page.sample("muster_update_failed", &labels, 1);
         }
     }
-    let info = [("version", report.agent.version.as_str()), ("engine", &report.agent.engine), ("arch", &report.agent.arch)];
+    let info =
+        [("version", report.agent.version.as_str()), ("engine", &report.agent.engine), ("arch", &report.agent.arch)];
     page.family("muster_agent_info", "gauge", "What the agent is; always 1.");
     page.sample("muster_agent_info", &info, 1);
     let online = u8::from(status.online);

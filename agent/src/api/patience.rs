@@ -74,10 +74,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
             }
             return Poll::Ready(read);
         }
-        match &mut this.deadline {
-            Some((_, sleep)) if sleep.as_mut().poll(cx).is_ready() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            _ => Poll::Pending,
-        }
+        let Some((_, sleep)) = &mut this.deadline else { return Poll::Pending };
+        sleep.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

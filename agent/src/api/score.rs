@@ -109,11 +109,7 @@ struct Document<'a> {
     outputs: BTreeMap<&'a str, Answer>,
 }
 
-fn write(
-    loaded: &Loaded,
-    outputs: &BTreeMap<String, Tensor>,
-    coding: Option<body::Coding>,
-) -> Result<Response, Error> {
+fn write(loaded: &Loaded, outputs: &BTreeMap<String, Tensor>, coding: Option<body::Coding>) -> Result<Response, Error> {
     let manifest = &loaded.manifest;
     let transformed = |(name, tensor): (&'_ String, &Tensor)| {
         let ops = manifest.transforms.outputs.get(name).map_or(&[][..], Vec::as_slice);

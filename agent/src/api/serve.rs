@@ -36,23 +36,19 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long a listener rests where the system has no more file descriptors.
 const EXHAUSTED: Duration = Duration::from_millis(200);
 
-/// Running listeners.
-#[derive(Debug)]
+/// Running listeners, none at first.
+#[derive(Debug, Default)]
 pub struct Server {
     address: Option<SocketAddr>,
     socket: Option<PathBuf>,
     stop: watch::Sender<bool>,
+    connections: Connections,
     listeners: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// A server that listens nowhere yet.
-    pub fn new() -> Self {
-        Self { address: None, socket: None, stop: watch::Sender::new(false), listeners: Vec::new() }
-    }
-
     /// Listens on `address`.
-    pub async fn listen(&mut self, address: SocketAddr, router: Router, slots: &Connections) -> Result<(), Error> {
+    pub async fn listen(&mut self, address: SocketAddr, router: Router) -> Result<(), Error> {
         let failed = |error: io::Error| listen_error(&address.to_string(), &error);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         self.address = Some(listener.local_addr().map_err(failed)?);
@@ -66,12 +62,12 @@ impl Server {
                 Ok(stream)
             }
         };
-        self.spawn(accept, router, slots);
+        self.spawn(accept, router);
         Ok(())
     }
 
     /// Listens on a Unix socket at `path`, which its owner and group may use.
-    pub async fn listen_socket(&mut self, path: &Path, router: Router, slots: &Connections) -> Result<(), Error> {
+    pub async fn listen_socket(&mut self, path: &Path, router: Router) -> Result<(), Error> {
         let listener = bind_socket(path).map_err(|error| listen_error(&path.display().to_string(), &error))?;
         self.socket = Some(path.to_owned());
         let listener = Arc::new(listener);
@@ -79,7 +75,7 @@ impl Server {
             let listener = Arc::clone(&listener);
             async move { Ok(listener.accept().await?.0) }
         };
-        self.spawn(accept, router, slots);
+        self.spawn(accept, router);
         Ok(())
     }
 
@@ -99,20 +95,20 @@ impl Server {
         }
     }
 
-    fn spawn<A, F, S>(&mut self, accept: A, router: Router, slots: &Connections)
+    fn spawn<A, F, S>(&mut self, accept: A, router: Router)
     where
-        A: Fn() -> F + Send + 'static,
-        F: Future<Output = io::Result<S>> + Send,
+        A: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let (stop, slots) = (self.stop.subscribe(), slots.clone());
-        self.listeners.push(tokio::spawn(accept_all(accept, router, slots, stop)));
+        let (stop, connections) = (self.stop.subscribe(), self.connections.clone());
+        self.listeners.push(tokio::spawn(accept_all(accept, router, connections, stop)));
     }
 }
 
 /// How many more connections there may be.
 #[derive(Debug, Clone)]
-pub struct Connections(Arc<Semaphore>);
+struct Connections(Arc<Semaphore>);
 
 impl Default for Connections {
     fn default() -> Self {
@@ -120,7 +116,7 @@ impl Default for Connections {
     }
 }
 
-async fn accept_all<A, F, S>(accept: A, router: Router, slots: Connections, mut stop: watch::Receiver<bool>)
+async fn accept_all<A, F, S>(accept: A, router: Router, free: Connections, mut stop: watch::Receiver<bool>)
 where
     A: Fn() -> F,
     F: Future<Output = io::Result<S>>,
@@ -129,12 +125,11 @@ where
     let mut connections = JoinSet::new();
     loop {
         let next = async {
-            let permit = Arc::clone(&slots.0).acquire_owned().await;
+            let permit = Arc::clone(&free.0).acquire_owned().await;
             (permit, accept().await)
         };
         tokio::select! {
-            // The sender is gone only with the server.
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
             Some(_) = connections.join_next() => {}
             (permit, stream) = next => match (permit, stream) {
                 (Ok(permit), Ok(stream)) => drop(connections.spawn(serve(stream, router.clone(), permit, stop.clone()))),
@@ -174,7 +169,7 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
+        () = stopped(&mut stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -183,6 +178,11 @@ where
         tracing::debug!(%error, "a connection broke off");
     }
     drop(permit);
+}
+
+/// Waits for the end, which a server that was dropped has come to as well.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Whether `accept` failed because the caller has gone, and not the listener.

@@ -9,8 +9,8 @@ mod response;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
 use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;

@@ -87,6 +87,11 @@ impl Executor {
         Ok(executor)
     }
 
+    /// The slots that it runs.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// An executor that queues and never runs.
     fn idle(slots: Arc<Slots>, capacity: usize) -> Self {
         let shared = Shared { capacity, queue: Mutex::default(), wake: Condvar::new() };

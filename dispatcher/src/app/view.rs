@@ -100,13 +100,13 @@ pub struct SampleFile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SampleInput {
-    /// Its name, for messages; `sample-1` and so on where there is none.
+    /// Its name, for messages; its place from 1 where there is none.
     #[serde(default)]
     pub name: String,
     /// The inputs by name.
     pub inputs: BTreeMap<String, TensorInput>,
     /// The outputs where the model was trained, by name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, TensorInput>,
 }
 

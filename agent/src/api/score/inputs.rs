@@ -24,8 +24,10 @@ use crate::engine::transforms::{Source, apply_inputs};
 /// The most keys of a dictionary of inputs that are read.
 const MAX_KEYS: usize = 1000;
 /// Base64 with or without its padding.
-const BASE64: GeneralPurpose =
-    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What the caller says that the body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +93,11 @@ fn one(given: Given, loaded: &Loaded) -> Result<BTreeMap<String, Tensor>, Error>
 fn only_input(loaded: &Loaded) -> Result<&TensorSpec, Error> {
     match loaded.model.inputs() {
         [spec] => Ok(spec),
-        specs => Err(Error::Input(format!("the model has {} inputs: send a JSON dictionary with {}", specs.len(), names(specs)))),
+        specs => Err(Error::Input(format!(
+            "the model has {} inputs: send a JSON dictionary with {}",
+            specs.len(),
+            names(specs)
+        ))),
     }
 }
 
@@ -112,7 +118,8 @@ fn ops_of<'a>(spec: &TensorSpec, loaded: &'a Loaded) -> &'a [InputOp] {
 }
 
 fn from_json(bytes: &[u8], loaded: &Loaded) -> Result<BTreeMap<String, Tensor>, Error> {
-    let not_json = |error: serde_json::Error| Error::BadRequest(format!("the body is not a JSON dictionary of inputs: {error}"));
+    let not_json =
+        |error: serde_json::Error| Error::BadRequest(format!("the body is not a JSON dictionary of inputs: {error}"));
     let specs = loaded.model.inputs();
     // A bare array is meant for the only input.
     if bytes.trim_ascii_start().starts_with(b"[") {
@@ -130,7 +137,9 @@ fn from_json(bytes: &[u8], loaded: &Loaded) -> Result<BTreeMap<String, Tensor>, 
         inputs.insert(spec.name.clone(), transformed(given, spec, loaded)?);
     }
     match specs.iter().find(|spec| !inputs.contains_key(&spec.name)) {
-        Some(missing) => Err(Error::Input(format!("input '{}' is missing; the model takes {}", missing.name, names(specs)))),
+        Some(missing) => {
+            Err(Error::Input(format!("input '{}' is missing; the model takes {}", missing.name, names(specs))))
+        }
         None => Ok(inputs),
     }
 }

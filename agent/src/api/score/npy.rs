@@ -56,7 +56,8 @@ impl Header {
         };
         let descr = value("descr")?.strip_prefix('\'').and_then(|rest| rest.split_once('\'')).map(|(descr, _)| descr);
         let descr = descr.ok_or("the .npy file holds records, a plain array is wanted")?;
-        let (dtype, big_endian) = dtype_of(descr).ok_or_else(|| format!("the .npy file holds {descr:?}, numbers are wanted"))?;
+        let (dtype, big_endian) =
+            dtype_of(descr).ok_or_else(|| format!("the .npy file holds {descr:?}, numbers are wanted"))?;
         let by_columns = value("fortran_order")?.starts_with("True");
         let shape = value("shape")?.strip_prefix('(').and_then(|rest| rest.split_once(')')).map(|(shape, _)| shape);
         let sizes = shape.ok_or("the header of the .npy file has no shape")?.split(',').map(str::trim);
@@ -150,7 +151,8 @@ mod tests {
 
     #[test]
     fn broken_and_foreign_files_are_refused() {
-        let header = |descr: &str, shape: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n");
+        let header =
+            |descr: &str, shape: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n");
         let bad = [
             b"nothing".to_vec(),
             MAGIC.to_vec(),

@@ -134,7 +134,10 @@ pub fn read(body: &[u8], header_length: Option<usize>, name: &str, model: &Model
 /// A body that is nothing but the bytes of the model's one input.
 fn raw(body: &[u8], model: &Model) -> Result<Request, Error> {
     let [spec] = model.inputs() else {
-        return Err(bad(format!("a raw binary request needs a model with 1 input, this one has {}", model.inputs().len())));
+        return Err(bad(format!(
+            "a raw binary request needs a model with 1 input, this one has {}",
+            model.inputs().len()
+        )));
     };
     let open = spec.shape.iter().filter(|dim| matches!(dim, Dim::Symbol(_))).count();
     if open > 1 {
@@ -145,7 +148,8 @@ fn raw(body: &[u8], model: &Model) -> Result<Request, Error> {
         Dim::Symbol(_) => Some(product),
     });
     let bytes = body.len() as u64;
-    let wanted = fixed.filter(|fixed| if open == 0 { *fixed == bytes } else { *fixed > 0 && bytes.is_multiple_of(*fixed) });
+    let wanted =
+        fixed.filter(|fixed| if open == 0 { *fixed == bytes } else { *fixed > 0 && bytes.is_multiple_of(*fixed) });
     let Some(fixed) = wanted else {
         let wanted = fixed.map_or("more".into(), |fixed| fixed.to_string());
         let times = if open == 0 { "" } else { "a multiple of " };
@@ -172,7 +176,11 @@ fn inputs(
     for input in given {
         let name = clip(&input.name);
         let Some(spec) = specs.iter().find(|spec| spec.name == input.name) else {
-            let text = format!("unexpected inference input '{name}' for model '{}', which takes {}", clip(model), names(specs));
+            let text = format!(
+                "unexpected inference input '{name}' for model '{}', which takes {}",
+                clip(model),
+                names(specs)
+            );
             return Err(Error::Input(text));
         };
         let tensor = tensor(input, spec, &mut blobs, model)?;
@@ -181,7 +189,8 @@ fn inputs(
         }
     }
     if let Some(missing) = specs.iter().find(|spec| !tensors.contains_key(&spec.name)) {
-        let text = format!("expected input '{}' for model '{}', which takes {}", missing.name, clip(model), names(specs));
+        let text =
+            format!("expected input '{}' for model '{}', which takes {}", missing.name, clip(model), names(specs));
         return Err(Error::Input(text));
     }
     if !blobs.is_empty() {
@@ -202,7 +211,8 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
         return Err(Error::NotOffered("shared memory"));
     }
     let shape: Option<Vec<u64>> = input.shape.iter().map(|size| u64::try_from(*size).ok()).collect();
-    let shape = shape.ok_or_else(|| invalid(format!("input '{name}' has a negative size in shape {:?}", input.shape)))?;
+    let shape =
+        shape.ok_or_else(|| invalid(format!("input '{name}' has a negative size in shape {:?}", input.shape)))?;
     let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let bytes = elements.and_then(|elements| elements.checked_mul(spec.dtype.size() as u64));
     let (Some(elements), Some(bytes)) = (elements, bytes) else {
@@ -218,7 +228,9 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
             let Some((own, rest)) = split else {
                 let short = size.saturating_sub(blobs.len() as u64);
                 let model = clip(model);
-                let text = format!("unexpected size for input '{name}', expecting {short} additional bytes for model '{model}'");
+                let text = format!(
+                    "unexpected size for input '{name}', expecting {short} additional bytes for model '{model}'"
+                );
                 return Err(invalid(text));
             };
             *blobs = rest;
@@ -229,7 +241,8 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
             return Err(invalid(format!("{text} '{name}'")));
         }
         (None, Some(data)) => {
-            let read = elements::read(data, spec.dtype, elements).map_err(|text| invalid(format!("input '{name}': {text}")))?;
+            let read = elements::read(data, spec.dtype, elements)
+                .map_err(|text| invalid(format!("input '{name}': {text}")))?;
             let got = read.data.len() / spec.dtype.size();
             if got as u64 != elements {
                 return Err(invalid(format!("input '{name}' has {got} elements, shape {shape:?} needs {elements}")));
@@ -252,7 +265,8 @@ fn chosen(given: Vec<Output>, binary: bool, specs: &[TensorSpec]) -> Result<Vec<
         if !seen.insert(spec.name.as_str()) {
             return Err(Error::Input(format!("output '{}' stands twice", spec.name)));
         }
-        let OutputParameters { binary_data, classification, shared_memory_region } = output.parameters.unwrap_or_default();
+        let OutputParameters { binary_data, classification, shared_memory_region } =
+            output.parameters.unwrap_or_default();
         if shared_memory_region.is_some() {
             return Err(Error::NotOffered("shared memory"));
         }

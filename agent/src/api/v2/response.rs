@@ -131,7 +131,10 @@ fn classes<'a>(
         [width] => (None, width),
         [batch, width] => (Some(batch), width),
         _ => {
-            let text = format!("classification of output '{name}' needs [classes] or [batch, classes], it has shape {:?}", tensor.shape());
+            let text = format!(
+                "classification of output '{name}' needs [classes] or [batch, classes], it has shape {:?}",
+                tensor.shape()
+            );
             return Err(Error::Input(text));
         }
     };
@@ -166,7 +169,9 @@ fn classes<'a>(
 fn labels(loaded: &Loaded, output: &str) -> Vec<String> {
     let ops = loaded.manifest.transforms.outputs.get(output).into_iter().flatten();
     let labels = ops.filter_map(|op| match op {
-        OutputOp::ArgMax { labels } | OutputOp::TopK { labels, .. } | OutputOp::Threshold { labels, .. } => Some(labels),
+        OutputOp::ArgMax { labels } | OutputOp::TopK { labels, .. } | OutputOp::Threshold { labels, .. } => {
+            Some(labels)
+        }
         OutputOp::Softmax => None,
     });
     labels.into_iter().next().cloned().unwrap_or_default()

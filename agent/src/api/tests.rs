@@ -1,0 +1,9 @@
+//! Requests as callers send them, answered by real models.
+
+mod clients;
+mod errors;
+mod listening;
+mod metrics;
+mod protocol;
+mod scoring;
+mod support;
