@@ -38,7 +38,8 @@ fn the_packaged_configuration_documents_every_key_with_its_default() {
 
 #[test]
 fn the_units_do_not_restart_on_wrong_usage_or_configuration() {
-    let codes = format!("RestartPreventExitStatus={} {}", muster_agent::cli::EXIT_USAGE, muster_agent::cli::EXIT_CONFIG);
+    let codes =
+        format!("RestartPreventExitStatus={} {}", muster_agent::cli::EXIT_USAGE, muster_agent::cli::EXIT_CONFIG);
     for name in ["systemd/muster-agent.service", "systemd/muster.service"] {
         let unit = std::fs::read_to_string(file(name)).expect("readable");
         assert!(unit.lines().any(|line| line == codes), "{name} lacks {codes}");
