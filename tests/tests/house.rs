@@ -64,8 +64,17 @@ fn each_client_library_has_one_module_that_imports_it() {
 #[test]
 fn what_is_pure_does_no_io_and_reads_no_clock() {
     let impure = [
-        "std::fs", "std::net", "std::thread", "std::process", "SystemTime", "Instant::now", "tokio::", "tracing::",
-        "getrandom", "async fn", "std::env",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::process",
+        "SystemTime",
+        "Instant::now",
+        "tokio::",
+        "tracing::",
+        "getrandom",
+        "async fn",
+        "std::env",
     ];
     for folder in ["proto/src", "agent/src/core", "dispatcher/src/domain"] {
         let found = users(folder, &impure);

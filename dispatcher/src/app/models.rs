@@ -10,9 +10,9 @@ use muster_proto::manifest::{BundleManifest, target_path};
 use super::view::{ModelFilter, ModelSummary, ModelView, Principal, Registered, Registration, Uploaded, WatchEvent};
 use super::{App, Download, Error, Result};
 use crate::blobs::Kind;
+use crate::domain::Event;
 use crate::domain::device::labels_match;
 use crate::domain::registry::{check_labels, deletion_blockers, name_matches};
-use crate::domain::Event;
 use crate::storage::VersionRecord;
 
 /// How many of those that desire a version are named.

@@ -66,7 +66,10 @@ async fn demo(args: DemoArgs) -> Result<()> {
         second.per_device,
         digits.len()
     );
-    show.say(&format!("The same file on the bare engine: {bare} of {} right, exactly as on every device", digits.len()));
+    show.say(&format!(
+        "The same file on the bare engine: {bare} of {} right, exactly as on every device",
+        digits.len()
+    ));
 
     let summary = fleet.summary(&second, began.elapsed());
     show.step("What happened");

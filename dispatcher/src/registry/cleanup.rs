@@ -18,9 +18,9 @@ impl Registry {
     /// Makes signer and database agree after a crash between the two. A target without a row was never seen by
     /// anyone: it goes, and its number with it. A row without a target was about to be deleted: it stays whole.
     pub(super) async fn reconcile(&self) -> Result<(), Error> {
-        let targets = self.signing.run(|signer| {
-            signer.targets().map(|(path, info)| (path.to_owned(), info.digest)).collect::<Vec<_>>()
-        });
+        let targets = self
+            .signing
+            .run(|signer| signer.targets().map(|(path, info)| (path.to_owned(), info.digest)).collect::<Vec<_>>());
         let targets = targets.await;
         let versions = self.storage.versions().await?;
         for (path, digest) in &targets {

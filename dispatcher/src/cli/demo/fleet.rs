@@ -21,7 +21,7 @@ use super::cable::Cable;
 use super::digits::{Digits, NAME};
 use super::{PATIENCE, Show};
 use crate::app::{Audience, EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutRequest};
-use crate::serve::{self, Running};
+use crate::host::{self, Hosted};
 
 const GROUP: &str = "demo";
 /// How long a version is on trial in the demo; a real fleet takes longer.
@@ -68,7 +68,7 @@ impl Scores {
 }
 
 pub(super) struct Fleet {
-    running: Running,
+    running: Hosted,
     by: Principal,
     agents: Vec<Arc<Agent>>,
     names: Vec<String>,
@@ -81,8 +81,8 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Starts the dispatcher, enrols the devices over HTTPS and starts them.
     pub async fn start(folder: &Path, devices: u32, show: &Show) -> Result<Self> {
-        let running = serve::start_for_demo(&folder.join("dispatcher")).await?;
-        let by = Principal::demo();
+        let running = host::start_local(&folder.join("dispatcher")).await?;
+        let by = Principal::system();
         let request = EnrollTokenRequest {
             groups: [GROUP.parse::<GroupName>()?].into(),
             labels: BTreeMap::new(),
@@ -90,7 +90,7 @@ impl Fleet {
             uses: Some(devices),
         };
         let token = running.app.create_enroll_token(request, &by).await?.token;
-        let cable = Cable::lay(running.broker).await?;
+        let cable = Cable::lay(running.broker.context("the embedded broker listens")?).await?;
         let mut fleet =
             Self { running, by, agents: Vec::new(), names: Vec::new(), cable, fetched: 0, saved: 0, resumed: 0 };
         let bar = show.bar(u64::from(devices));
@@ -271,7 +271,8 @@ impl Fleet {
         let mut converged = 0;
         for slot in self.agents.iter().filter_map(|a| slot_of(a)) {
             converged += u32::from(slot.phase == Phase::Healthy && slot.active == slot.desired);
-            let active = slot.active.map_or_else(|| "none".into(), |a| a.target.trim_end_matches("/manifest").to_owned());
+            let active =
+                slot.active.map_or_else(|| "none".into(), |a| a.target.trim_end_matches("/manifest").to_owned());
             *versions.entry(active).or_default() += 1;
         }
         Summary {
