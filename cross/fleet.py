@@ -169,9 +169,13 @@ class Fleet:
             return None
 
     def cli(self, *arguments):
-        """A CLI command as an operator types it; its JSON."""
+        """A CLI command as an operator types it; its JSON, the last line where it follows something."""
         context = str(self.data / "admin.toml")
-        return json.loads(self.muster.run(*arguments, "--output", "json", MUSTER_CONTEXT=context))
+        said = self.muster.run(*arguments, "--output", "json", MUSTER_CONTEXT=context)
+        try:
+            return json.loads(said)
+        except ValueError:
+            return json.loads(said.splitlines()[-1])
 
     def register_digits(self, version):
         return self.cli("model", "register", "-n", "digits", "-p", DIGITS / f"digits-{version}.onnx",
