@@ -157,7 +157,10 @@ impl Dispatcher {
             arguments.join(" "),
             String::from_utf8_lossy(&output.stderr)
         );
-        serde_json::from_str(&text).with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
+        // Commands that follow something print a line for each change; the last one counts.
+        let last = text.trim_end().lines().last().unwrap_or_default();
+        let parsed = serde_json::from_str(&text).or_else(|_| serde_json::from_str(last));
+        parsed.with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
     }
 
     /// Registers one of the digits models.
