@@ -1,5 +1,7 @@
 //! With a real Mosquitto in the embedded broker's place. Says so and passes where none is installed.
 
+// Each test file uses its part of it.
+#[allow(dead_code)]
 mod common;
 
 use std::convert::Infallible;
