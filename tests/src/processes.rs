@@ -21,7 +21,8 @@ pub fn binaries() -> &'static Path {
         let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").to_owned();
         let release = profile.file_name().is_some_and(|n| n == "release");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "muster-agent", "-p", "muster-dispatcher", "--bins"]);
+        // The whole workspace, so that features are those of the tests and nothing is compiled twice.
+        build.args(["build", "--quiet", "--workspace", "--bins"]);
         build.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
         if let Some(target) = profile.parent() {
             build.env("CARGO_TARGET_DIR", target);

@@ -131,7 +131,7 @@ impl Error {
 
 /// Finds the recipe by which the engine loads the model and runs it once.
 ///
-/// The first rung of [`ladder`] that does both is taken.
+/// The first rung of the ladder that does both is taken.
 pub fn inspect(request: &Request) -> Result<Imported, Error> {
     let entry = entry_of(request.path)?;
     let proto = onnx::read(&entry)?;
