@@ -1,5 +1,7 @@
 //! The cloud side of Muster: registers models, signs them, rolls them out and keeps track of devices.
 
+pub mod config;
+
 pub mod app;
 pub mod serve;
 
@@ -21,6 +23,14 @@ pub mod tls;
 
 mod counters;
 mod repeats;
+
+pub mod http;
+
+pub mod cli;
+pub mod host;
+
+#[cfg(test)]
+mod golden;
 
 /// The time in seconds since 1970.
 fn now() -> u64 {

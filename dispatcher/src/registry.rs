@@ -121,11 +121,9 @@ impl Registry {
     pub async fn open(storage: Storage, blobs: Blobs, signing: Signing, work: PathBuf) -> Result<Self, Error> {
         let made = {
             let work = work.clone();
-            tokio::task::spawn_blocking(move || {
-                match std::fs::remove_dir_all(&work) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                    _ => std::fs::create_dir_all(&work),
-                }
+            tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&work) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => std::fs::create_dir_all(&work),
             })
         };
         made.await?.map_err(|source| Error::Folder { path: work.clone(), source })?;

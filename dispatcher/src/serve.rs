@@ -197,8 +197,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let signing = Signing::new(signer);
     let storage = Storage::open(&config.data.join("muster.db")).await?;
     let blobs = Blobs::open(&config.data.join("blobs")).await?;
-    let registry =
-        Registry::open(storage.clone(), blobs.clone(), signing.clone(), config.data.join("work")).await?;
+    let registry = Registry::open(storage.clone(), blobs.clone(), signing.clone(), config.data.join("work")).await?;
 
     let counters = Counters::default();
     let (watch, _) = broadcast::channel(WATCH_EVENTS);
@@ -234,8 +233,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         }
     };
     let broker_address = broker_address(&config, &first_name, broker.as_ref(), &link_config.endpoint);
-    let mut inbox =
-        Inbox::new(config.workspace.clone(), driver.clone(), transfer.clone(), telemetry, counters.clone());
+    let mut inbox = Inbox::new(config.workspace.clone(), driver.clone(), transfer.clone(), telemetry, counters.clone());
     let (link, polling) = Link::start(link_config, move |incoming| inbox.take(incoming));
     let sending = outbox.start(config.workspace.clone(), signing.clone(), link.clone());
     let serving = sender.start(link.clone());

@@ -27,7 +27,11 @@ async fn bench() -> Result<()> {
     let bare = bare_client(&bytes).await?;
     let muster = muster(&bytes).await?;
     let rate = |took: Duration| SIZE as f64 / 1e6 / took.as_secs_f64();
-    println!("| {} MB in {} KiB chunks, {WINDOW} in flight, mTLS, loopback | MB/s | of the bare client |", SIZE / 1_000_000, CHUNK / 1024);
+    println!(
+        "| {} MB in {} KiB chunks, {WINDOW} in flight, mTLS, loopback | MB/s | of the bare client |",
+        SIZE / 1_000_000,
+        CHUNK / 1024
+    );
     println!("|---|---|---|");
     println!("| bare MQTT request/response, nothing checked or stored | {:.0} | 1.00 |", rate(bare));
     println!(

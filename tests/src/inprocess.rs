@@ -10,7 +10,7 @@ use muster_agent::config::Config;
 use muster_agent::run::{self, Agent, identity_dir};
 use muster_agent::{enroll, vitals};
 use muster_dispatcher::app::{Audience, EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutRequest};
-use muster_dispatcher::serve::{self, Running};
+use muster_dispatcher::host::{self, Hosted};
 use muster_proto::enroll::Invitation;
 use muster_proto::id::Digest;
 use muster_proto::report::Phase;
@@ -21,7 +21,7 @@ use crate::processes::{PATIENCE, digits};
 /// The dispatcher.
 pub struct Hub {
     /// The façade and the addresses.
-    pub running: Running,
+    pub running: Hosted,
     by: Principal,
     folder: TempDir,
 }
@@ -30,8 +30,8 @@ impl Hub {
     /// Starts one on an empty folder.
     pub async fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let running = serve::start_for_demo(&folder.path().join("dispatcher")).await?;
-        Ok(Self { running, by: Principal::demo(), folder })
+        let running = host::start_local(&folder.path().join("dispatcher")).await?;
+        Ok(Self { running, by: Principal::system(), folder })
     }
 
     /// Enrols and starts an agent.

@@ -151,18 +151,32 @@ impl Dispatcher {
     pub fn cli(&self, arguments: &[&str]) -> Result<Value> {
         let output = self.command(&[arguments, &["--output", "json"]].concat())?;
         let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "muster {}: {text}{}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-        serde_json::from_str(&text).with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
+        ensure!(
+            output.status.success(),
+            "muster {}: {text}{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        // Commands that follow something print a line for each change; the last one counts.
+        let last = text.trim_end().lines().last().unwrap_or_default();
+        let parsed = serde_json::from_str(&text).or_else(|_| serde_json::from_str(last));
+        parsed.with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
     }
 
     /// Registers one of the digits models.
     pub fn register_digits(&self, version: u32) -> Result<Value> {
         let file = |name: String| digits(&name).display().to_string();
         self.cli(&[
-            "model", "register", "-n", "digits",
-            "-p", &file(format!("digits-{version}.onnx")),
-            "--sample", &file(format!("sample-{version}.json")),
-            "--transforms", &file("transforms.json".into()),
+            "model",
+            "register",
+            "-n",
+            "digits",
+            "-p",
+            &file(format!("digits-{version}.onnx")),
+            "--sample",
+            &file(format!("sample-{version}.json")),
+            "--transforms",
+            &file("transforms.json".into()),
         ])
     }
 

@@ -93,7 +93,8 @@ fn a_signed_model_reaches_real_agents_over_the_embedded_broker() -> Result<()> {
 #[test]
 fn an_agent_that_is_killed_at_random_instants_answers_and_converges() -> Result<()> {
     let kills: u32 = std::env::var("MUSTER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
-    let seed: u64 = std::env::var("MUSTER_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
+    let seed: u64 =
+        std::env::var("MUSTER_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
     println!("MUSTER_KILLS={kills} MUSTER_SEED={seed}");
     let folder = tempfile::tempdir()?;
     let dispatcher = Dispatcher::start(folder.path(), &[])?;
@@ -111,7 +112,16 @@ fn an_agent_that_is_killed_at_random_instants_answers_and_converges() -> Result<
         let sample = digits("sample-2.json").display().to_string();
         let transforms = digits("transforms.json").display().to_string();
         dispatcher.cli(&[
-            "model", "register", "-n", "digits", "-p", &path, "--sample", &sample, "--transforms", &transforms,
+            "model",
+            "register",
+            "-n",
+            "digits",
+            "-p",
+            &path,
+            "--sample",
+            &sample,
+            "--transforms",
+            &transforms,
         ])?;
         dispatcher.roll_out(&format!("digits:{new}"), 1, false)?;
         std::thread::sleep(Duration::from_millis(random.next() % 500));

@@ -387,7 +387,9 @@ impl State {
                 Stage::Manifest { gather, .. } if gather.is_stalled(now.mono_ms) => stalled = Some(slot.clone()),
                 Stage::Manifest { gather, .. } => fx.extend(gather.request(now.mono_ms).map(Effect::Request)),
                 Stage::Files(file) => match &mut file.step {
-                    FileStep::AskedDelta { since_ms, .. } if now.mono_ms.saturating_sub(*since_ms) > DELTA_TIMEOUT_MS => {
+                    FileStep::AskedDelta { since_ms, .. }
+                        if now.mono_ms.saturating_sub(*since_ms) > DELTA_TIMEOUT_MS =>
+                    {
                         open(file, None, fx);
                     }
                     FileStep::Chunks { download, .. } if download.is_stalled(now.mono_ms) => {

@@ -9,9 +9,9 @@ use muster_proto::topic;
 use super::view::{EnrollRequest, EnrollToken, EnrollTokenRequest, Enrollment, Principal};
 use super::{App, Error, Result, random_id, random_text};
 use crate::acl;
+use crate::domain::Event;
 use crate::domain::device::Device;
 use crate::domain::registry::check_labels;
-use crate::domain::Event;
 use crate::storage::EnrollGrant;
 
 const HOUR: u64 = 3600;
@@ -69,10 +69,14 @@ impl App {
         let EnrollRequest { secret, device, csr, agent } = request;
         let grant = self.0.storage.grant(Digest::of(secret.as_bytes())).await?;
         let grant = grant.ok_or_else(|| {
-            Error::Unauthorized("the enrolment token is not known here: make a new one with `muster device enroll-token`".into())
+            Error::Unauthorized(
+                "the enrolment token is not known here: make a new one with `muster device enroll-token`".into(),
+            )
         })?;
         if device.as_str() == topic::BUNDLE {
-            return Err(Error::BadRequest(format!("no device may be called {device}: that name has a meaning of its own")));
+            return Err(Error::BadRequest(format!(
+                "no device may be called {device}: that name has a meaning of its own"
+            )));
         }
         let (certificate_pem, public_key) = self.certify(&device, &csr)?;
         let repeated = {
@@ -81,13 +85,11 @@ impl App {
             known.is_some_and(|known| known.public_key == public_key && known.token == grant.id)
         };
         if !repeated {
-            self.let_in(&device, public_key, grant, agent, now).await?;
+            let (app, name) = (self.clone(), device.clone());
+            self.to_the_end(async move { app.let_in(&name, public_key, grant, agent, now).await }).await?;
         }
-        let (root, director_root) = self
-            .0
-            .signing
-            .run(|signer| (signer.root_bytes().to_vec(), signer.director_root_bytes().to_vec()))
-            .await;
+        let (root, director_root) =
+            self.0.signing.run(|signer| (signer.root_bytes().to_vec(), signer.director_root_bytes().to_vec())).await;
         let text = |bytes| String::from_utf8(bytes).map_err(|e| Error::internal("the root metadata", e));
         Ok(Enrollment {
             workspace: self.0.workspace.clone(),

@@ -1,6 +1,7 @@
 //! The model repository as any TUF client asks for it over HTTPS.
 
 use bytes::Bytes;
+use muster_proto::id::Digest;
 use muster_proto::manifest::MAX_MANIFEST;
 use muster_proto::transfer::Metadata;
 
@@ -22,7 +23,9 @@ impl App {
         let missing = || Error::NotFound(format!("target {path}"));
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         let (digest, name) = match name.split_once('.') {
-            Some((digest, name)) if digest.len() == 64 => (Some(digest.parse().map_err(|_| missing())?), name),
+            Some((digest, name)) if digest.len() == 64 => {
+                (Some(digest.parse::<Digest>().map_err(|_| missing())?), name)
+            }
             _ => (None, name),
         };
         let plain = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };

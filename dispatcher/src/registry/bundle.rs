@@ -21,11 +21,7 @@ const SLOW_LEVEL_BELOW: u64 = 16 << 20;
 const PIECE: usize = 256 * 1024;
 
 /// Lays the uploaded files out in a new folder under `work`, as the bundle has them.
-pub async fn collect(
-    blobs: &Blobs,
-    work: &Path,
-    registration: &Registration,
-) -> Result<tempfile::TempDir, Error> {
+pub async fn collect(blobs: &Blobs, work: &Path, registration: &Registration) -> Result<tempfile::TempDir, Error> {
     let failed = |source| Error::Folder { path: work.to_owned(), source };
     let folder = tempfile::tempdir_in(work).map_err(failed)?;
     for file in &registration.files {

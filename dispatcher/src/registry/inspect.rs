@@ -89,8 +89,10 @@ pub fn inspect(asked: &Asked) -> Result<Found, Error> {
         let message = format!("{mismatch}: the model does not give the same answer twice, so no device could prove it");
         return Err(Error::Refused { code: Code::ProbeMismatch, message });
     }
-    let samples_bytes = wire::encode(&SampleSet::V1(golden.samples.clone()))
-        .map_err(|error| Error::Refused { code: error.code(), message: format!("the samples are too large: {error}") })?;
+    let samples_bytes = wire::encode(&SampleSet::V1(golden.samples.clone())).map_err(|error| Error::Refused {
+        code: error.code(),
+        message: format!("the samples are too large: {error}"),
+    })?;
     Ok(Found {
         engine: engine::NAME,
         engine_version: engine::VERSION,
@@ -113,6 +115,11 @@ struct Golden {
     max_abs_error: Option<f32>,
 }
 
+/// The outputs that a sample was given with.
+fn proved(sample: &GivenSample) -> Option<&BTreeMap<String, Tensor>> {
+    sample.outputs.as_ref().filter(|outputs| !outputs.is_empty())
+}
+
 fn given_samples(asked: &Asked) -> Result<Vec<GivenSample>, Error> {
     let Some(file) = &asked.samples else { return Ok(Vec::new()) };
     let text = serde_json::to_vec(file).expect("samples are plain data");
@@ -120,12 +127,7 @@ fn given_samples(asked: &Asked) -> Result<Vec<GivenSample>, Error> {
 }
 
 /// The samples with the outputs that devices have to give: those that were given, and the engine's for the rest.
-fn golden(
-    asked: &Asked,
-    model: &Model,
-    given: &[GivenSample],
-    warnings: &mut Vec<String>,
-) -> Result<Golden, Error> {
+fn golden(asked: &Asked, model: &Model, given: &[GivenSample], warnings: &mut Vec<String>) -> Result<Golden, Error> {
     let failed = |name: &str, error: &engine::model::Error| Error::Refused {
         code: error.code(),
         message: plain(&asked.folder, &format!("sample {name:?}: {error}")),
@@ -144,7 +146,6 @@ fn golden(
         let samples = vec![Sample { name: name.into(), inputs, outputs }];
         return Ok(Golden { samples, outputs_from: OutputsFrom::Engine, max_abs_error: None });
     }
-    let proved = |sample: &GivenSample| sample.outputs.as_ref().filter(|outputs| !outputs.is_empty());
     let with_outputs: Vec<Sample> = given
         .iter()
         .filter_map(|sample| {

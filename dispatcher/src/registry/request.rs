@@ -78,7 +78,10 @@ pub fn entry(registration: &Registration) -> Result<FilePath, Error> {
         ([], _) => Err(Error::Request("no file ends in .onnx: name the one to load as the entry".into())),
         _ => {
             let names: Vec<&str> = onnx.iter().map(|p| p.as_str()).collect();
-            Err(Error::Request(format!("several files end in .onnx ({}): name the one to load as the entry", names.join(", "))))
+            Err(Error::Request(format!(
+                "several files end in .onnx ({}): name the one to load as the entry",
+                names.join(", ")
+            )))
         }
     }
 }
@@ -118,7 +121,8 @@ mod tests {
     use crate::app::view::RegistrationFile;
 
     fn of(paths: &[&str]) -> Registration {
-        let file = |path: &&str| RegistrationFile { path: path.parse().expect("valid"), digest: Digest::of(path.as_bytes()) };
+        let file =
+            |path: &&str| RegistrationFile { path: path.parse().expect("valid"), digest: Digest::of(path.as_bytes()) };
         Registration {
             name: "digits".parse().expect("valid"),
             files: paths.iter().map(file).collect(),

@@ -13,6 +13,7 @@ use muster_agent::run::{Agent, identity_dir};
 use muster_agent::{enroll, run, vitals};
 use muster_proto::enroll::Invitation;
 use muster_proto::id::{Digest, GroupName, SlotName, Version};
+use muster_proto::manifest::Load as Recipe;
 use muster_proto::report::{Phase, SlotReport};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use super::cable::Cable;
 use super::digits::{Digits, NAME};
 use super::{PATIENCE, Show};
 use crate::app::{Audience, EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutRequest};
-use crate::serve::{self, Running};
+use crate::host::{self, Hosted};
 
 const GROUP: &str = "demo";
 /// How long a version is on trial in the demo; a real fleet takes longer.
@@ -68,7 +69,7 @@ impl Scores {
 }
 
 pub(super) struct Fleet {
-    running: Running,
+    running: Hosted,
     by: Principal,
     agents: Vec<Arc<Agent>>,
     names: Vec<String>,
@@ -81,8 +82,8 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Starts the dispatcher, enrols the devices over HTTPS and starts them.
     pub async fn start(folder: &Path, devices: u32, show: &Show) -> Result<Self> {
-        let running = serve::start_for_demo(&folder.join("dispatcher")).await?;
-        let by = Principal::demo();
+        let running = host::start_local(&folder.join("dispatcher")).await?;
+        let by = Principal::system();
         let request = EnrollTokenRequest {
             groups: [GROUP.parse::<GroupName>()?].into(),
             labels: BTreeMap::new(),
@@ -90,7 +91,7 @@ impl Fleet {
             uses: Some(devices),
         };
         let token = running.app.create_enroll_token(request, &by).await?.token;
-        let cable = Cable::lay(running.broker).await?;
+        let cable = Cable::lay(running.broker.context("the embedded broker listens")?).await?;
         let mut fleet =
             Self { running, by, agents: Vec::new(), names: Vec::new(), cable, fetched: 0, saved: 0, resumed: 0 };
         let bar = show.bar(u64::from(devices));
@@ -118,11 +119,11 @@ impl Fleet {
         Ok(fleet)
     }
 
-    pub async fn register(&mut self, digits: &Digits, version: Version, show: &Show) -> Result<()> {
+    /// Registers a version; returns how the engine has to load it.
+    pub async fn register(&mut self, version: Version, show: &Show) -> Result<Recipe> {
         let bytes = Digits::bytes(version)?;
         let digest = Digest::of(bytes);
         let body = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from_static(bytes))]);
-        let _ = digits;
         self.running.app.upload_blob(digest, body).await?;
         let registration = Registration {
             name: NAME.parse()?,
@@ -149,7 +150,7 @@ impl Fleet {
             manifest.measured.parameters,
             manifest.samples.count
         ));
-        Ok(())
+        Ok(registered.manifest.engine.load.clone())
     }
 
     async fn begin_rollout(&self, version: Version) -> Result<()> {
@@ -271,7 +272,8 @@ impl Fleet {
         let mut converged = 0;
         for slot in self.agents.iter().filter_map(|a| slot_of(a)) {
             converged += u32::from(slot.phase == Phase::Healthy && slot.active == slot.desired);
-            let active = slot.active.map_or_else(|| "none".into(), |a| a.target.trim_end_matches("/manifest").to_owned());
+            let active =
+                slot.active.map_or_else(|| "none".into(), |a| a.target.trim_end_matches("/manifest").to_owned());
             *versions.entry(active).or_default() += 1;
         }
         Summary {

@@ -1,0 +1,145 @@
+//! `muster serve`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use crate::config::{self, Config, Loaded, LogFormat};
+use crate::host::{self, ApiTls};
+use crate::link;
+use crate::serve::{self, BrokerChoice};
+
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Examples:
+  muster serve
+  muster serve --data /var/lib/muster --config /etc/muster/muster.toml
+  muster serve --listen 0.0.0.0:8420 --mqtt-listen 0.0.0.0:8883 --hostname hub.example
+
+Flags outrank variables (MUSTER_DATA, MUSTER_HTTP_LISTEN, …), variables the file, the file the
+built-in values. `muster config` takes the same flags and prints what they amount to.")]
+pub(super) struct ServeArgs {
+    /// The folder for keys, database and model files; ./muster-data unless given.
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// A TOML file with the configuration.
+    #[arg(long, env = "MUSTER_CONFIG", value_name = "FILE", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Where the HTTP API listens; 127.0.0.1:8420 unless given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where the embedded broker listens for devices; 127.0.0.1:8883 unless given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    mqtt_listen: Option<String>,
+    /// A name or address under which devices reach this machine; the first one goes into enrolment tokens. Repeats.
+    #[arg(long, value_name = "NAME")]
+    hostname: Vec<String>,
+    /// An external MQTT broker instead of the embedded one, e.g. mqtts://broker.example:8883.
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+}
+
+impl ServeArgs {
+    /// The configuration that file, environment and flags amount to.
+    pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        Ok(config::load(self.config.as_deref(), std::env::vars(), &self.flags())?)
+    }
+
+    fn flags(&self) -> Vec<(&'static str, &'static str, String)> {
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let hostnames = (!self.hostname.is_empty()).then(|| self.hostname.join(","));
+        let flags = [
+            ("data", "--data", self.data.as_ref().map(text)),
+            ("http.listen", "--listen", self.listen.clone()),
+            ("mqtt.listen", "--mqtt-listen", self.mqtt_listen.clone()),
+            ("hostnames", "--hostname", hostnames),
+            ("mqtt.broker", "--broker", self.broker.clone()),
+        ];
+        flags.into_iter().filter_map(|(key, flag, value)| Some((key, flag, value?))).collect()
+    }
+}
+
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let Loaded { config, .. } = args.load()?;
+    start_log(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let api_tls = if config.http_tls { ApiTls::On } else { ApiTls::Off };
+    let data = config.data.clone();
+    let hosted = host::start(settings(config)?, api_tls).await.map_err(|error| {
+        let code = error.code();
+        let what = format!("{:#}", anyhow::Error::from(error));
+        Failure::new(code, what).with_next(code.next_step())
+    })?;
+    if hosted.is_first_start {
+        println!("Made keys, certificate authority, database and an administrator's token in {}.", data.display());
+        println!("Use them:   export MUSTER_CONTEXT={}", hosted.context.display());
+    }
+    println!("API:        {}   (open it in a browser for its documentation)", hosted.api);
+    match hosted.broker {
+        Some(address) => println!("Broker:     {address}, MQTT over TLS, for enrolled devices only"),
+        None => println!("Broker:     external"),
+    }
+    println!("Next:       muster model register --help");
+    stop_signal().await;
+    println!("Stopping.");
+    hosted.shutdown().await;
+    Ok(())
+}
+
+/// What `serve` starts with.
+fn settings(config: Config) -> anyhow::Result<serve::Config> {
+    let wrong = |key: &str, reason: String| Failure::config(format!("{key}: {reason}"), "mend the named key");
+    let broker = match &config.mqtt_broker {
+        None => BrokerChoice::Embedded { listen: config.mqtt_listen },
+        Some(url) => BrokerChoice::External {
+            endpoint: url.parse().map_err(|e: link::EndpointError| wrong("mqtt.broker", e.to_string()))?,
+            ca_file: None,
+            identity_files: None,
+        },
+    };
+    let broker_address = match &config.mqtt_public_address {
+        None => None,
+        Some(text) => {
+            let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+            Some(parts.ok_or_else(|| wrong("mqtt.public_address", format!("{text:?} is not host:port")))?)
+        }
+    };
+    Ok(serve::Config {
+        data: config.data,
+        workspace: config.workspace,
+        hostnames: config.hostnames,
+        api: config.http_listen,
+        api_url: config.http_public_url,
+        broker_address,
+        broker,
+    })
+}
+
+fn start_log(config: &Config) {
+    // The broker logs every connection at info.
+    let filter = format!("{},mqtt5=error,rumqttc=warn,sqlx=warn,tract=warn", config.log_filter);
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.init(),
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
