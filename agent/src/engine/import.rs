@@ -135,7 +135,7 @@ impl Error {
 pub fn inspect(request: &Request) -> Result<Imported, Error> {
     let entry = entry_of(request.path)?;
     let proto = onnx::read(&entry)?;
-    let (inputs, outputs) = (onnx::inputs(&proto), onnx::outputs(&proto));
+    let onnx::Declaration { inputs, outputs, .. } = onnx::declaration(&proto);
     check_shapes(request.input_shapes, &inputs)?;
     let sample = request.samples.first();
     check_samples(request.samples, &inputs)?;
