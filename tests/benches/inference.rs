@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use muster_agent::engine::Model;
-use muster_proto::manifest::{Load, Tensor};
+use muster_proto::manifest::Tensor;
 use muster_tests::inprocess::Hub;
 use muster_tests::processes::digits;
 
@@ -29,8 +29,8 @@ async fn bench() -> Result<()> {
     let address = agent.http.context("the agent listens")?;
     let pixels: Vec<f32> = (0..64).map(|i| i as f32 / 64.0).collect();
 
-    let load = Load { input_shapes: BTreeMap::from([("image".to_owned(), vec![1, 1, 8, 8])]), ..Load::default() };
-    let model = Model::load(&digits("digits-2.onnx"), &load)?;
+    let loaded = agent.slots.get(&"digits".parse()?).context("digits answers")?;
+    let model = Model::load(&digits("digits-2.onnx"), &loaded.manifest.engine.load)?;
     let inputs = BTreeMap::from([("image".to_owned(), Tensor::from_f32(vec![1, 1, 8, 8], &pixels)?)]);
     let bare = measure(|| model.run(&inputs).map(drop).map_err(Into::into))?;
 

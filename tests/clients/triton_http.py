@@ -3,14 +3,17 @@
 
 Usage: triton_http.py HOST:PORT SAMPLES.json
 
-The server has the model `digits`, version 2, and optionally the model `all` that gives back tensors of
-every datatype. SAMPLES.json holds digits' golden samples. Needs `tritonclient[http]`; written with 2.73.
+The server has the model `vision/digits`, version 2, in the slot `digits`, and optionally the model `all`
+that gives back tensors of every datatype; agent/examples/score_server.rs is such a server. SAMPLES.json
+holds the golden samples of digits. Needs `tritonclient[http]`; written with 2.73.
 """
+import asyncio
 import json
 import sys
 
 import numpy as np
 import tritonclient.http as http
+import tritonclient.http.aio as aio
 from tritonclient.utils import InferenceServerException
 
 ADDRESS, SAMPLES = sys.argv[1:3]
@@ -145,6 +148,21 @@ def many_at_once():
             same(call.get_result())
 
 
+def the_asynchronous_client():
+    async def calls():
+        async with aio.InferenceServerClient(ADDRESS) as client:
+            assert await client.is_server_ready()
+            many = np.repeat(images, 50, axis=0)
+            for packed in (None, "gzip", "deflate"):
+                call = client.infer(
+                    MODEL, [image(many)], request_compression_algorithm=packed, response_compression_algorithm=packed)
+                same(await call, np.repeat(logits, 50, axis=0))
+            for result in await asyncio.gather(*[client.infer(MODEL, [image()]) for _ in range(20)]):
+                same(result)
+
+    asyncio.run(calls())
+
+
 def every_datatype():
     if not client.is_model_ready("all"):
         return print("     (no model `all`: datatypes skipped)")
@@ -168,6 +186,7 @@ def every_datatype():
 
 
 for check in (health_and_metadata, defaults_are_binary, json_goes_both_ways, bodies_are_packed, ids_and_outputs,
-              empty_batches, mistakes_have_sentences, statistics_grow, many_at_once, every_datatype):
+              empty_batches, mistakes_have_sentences, statistics_grow, many_at_once, the_asynchronous_client,
+              every_datatype):
     check()
     print("ok  ", check.__name__)

@@ -5,8 +5,8 @@
 use muster_proto::manifest::Dtype;
 use serde_json::value::RawValue;
 
-/// The deepest nesting that is read.
-const MAX_RANK: usize = 16;
+/// The deepest nesting, and the most dimensions, that are read.
+pub const MAX_RANK: usize = 16;
 
 /// Elements in row-major order.
 #[derive(Debug, Clone, PartialEq, Eq)]

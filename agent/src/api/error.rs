@@ -10,6 +10,10 @@ use serde_json::json;
 
 use crate::engine::{executor, json as tensors, model, transforms};
 
+/// The most characters of what a caller sent that are sent back.
+const MAX_QUOTE: usize = 80;
+/// The most characters of a sentence, whatever of the request went into it.
+const MAX_SENTENCE: usize = 1000;
 /// When to try again after a full queue: the queue is emptied faster than that.
 const BUSY_SECONDS: u16 = 1;
 /// When to try again where a model is on its way.
@@ -163,7 +167,7 @@ impl From<transforms::Error> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let body = json!({"error": self.to_string(), "code": self.code(), "next_step": self.next_step()});
+        let body = json!({"error": clip_to(&self.to_string(), MAX_SENTENCE), "code": self.code(), "next_step": self.next_step()});
         let mut response = (self.status(), Json(body)).into_response();
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -174,7 +178,11 @@ impl IntoResponse for Error {
 
 /// What a caller sent, short enough to be sent back.
 pub fn clip(text: &str) -> String {
-    match text.char_indices().nth(80) {
+    clip_to(text, MAX_QUOTE)
+}
+
+fn clip_to(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn web_pages_are_refused_and_programs_are_not() {
         let post = Method::POST;
-        let table: [(Exposure, &Method, &[(HeaderName, &'static str)], bool); 16] = [
+        type Headers<'a> = &'a [(HeaderName, &'static str)];
+        let table: [(Exposure, &Method, Headers, bool); 16] = [
             (Exposure::Loopback, &post, &[(HOST, "127.0.0.1:8421")], true),
             (Exposure::Loopback, &post, &[(HOST, "[::1]:8421")], true),
             (Exposure::Loopback, &post, &[(HOST, "LocalHost")], true),

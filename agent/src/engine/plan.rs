@@ -111,7 +111,6 @@ pub(super) fn memory_bytes(plan: &Plan) -> Result<u64, Fault> {
         let constants = constants.fold(0u64, |sum, output| sum.saturating_add(constant(&output.fact)));
         let between = model.eval_tmp_memory_usage(plan.order_without_consts(), |node| !node.op_is::<Const>())?;
         let peak = between.iter().map(|(_, bytes)| size(bytes)).max().unwrap_or(0);
-        eprintln!("nodes {} constants {constants} peak {peak}", model.nodes.len());
         Ok(constants.saturating_add(peak))
     })
 }

@@ -46,20 +46,20 @@ async fn demo(args: DemoArgs) -> Result<()> {
     let digits = Digits::embedded(folder.path())?;
 
     show.step("Version 1: registered, signed, rolled out over MQTT with mTLS");
-    fleet.register(&digits, Version(1), &show).await?;
+    fleet.register(Version(1), &show).await?;
     fleet.roll_out(Version(1), &show).await?;
     let first = fleet.score_all(&digits).await?;
     show.say(&format!("Every device scored {} held-out images: {}", digits.len(), first.text()));
 
     show.step("Version 2: the devices go on answering while they change over; one is cut off mid-download");
-    fleet.register(&digits, Version(2), &show).await?;
-    let load = fleet.constant_load(&digits);
+    let load = fleet.register(Version(2), &show).await?;
+    let requests = fleet.constant_load(&digits);
     fleet.roll_out_and_cut(Version(2), &show).await?;
-    let answered = load.stop().await?;
+    let answered = requests.stop().await?;
     let second = fleet.score_all(&digits).await?;
     show.say(&format!("Every device scored {} held-out images: {}", digits.len(), second.text()));
     show.say(&format!("{answered} requests were answered during the change-over, none failed"));
-    let bare = digits.bare_accuracy(Version(2))?;
+    let bare = digits.bare_accuracy(Version(2), &load)?;
     ensure!(
         second.per_device.iter().all(|correct| *correct == bare),
         "the devices' accuracy {:?} differs from the bare engine's {bare} of {}",

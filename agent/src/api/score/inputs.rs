@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::super::elements;
+use super::super::elements::{self, MAX_RANK};
 use super::super::error::{Error, clip};
 use super::{npy, takes_image};
 use crate::engine::Loaded;
@@ -202,6 +202,9 @@ fn nested(raw: &RawValue, dtype: Dtype) -> Result<Tensor, String> {
 }
 
 fn explicit(raw: &RawValue, dtype: Dtype, shape: Vec<u64>) -> Result<Tensor, String> {
+    if shape.len() > MAX_RANK {
+        return Err(format!("{} dimensions, at most {MAX_RANK} are read", shape.len()));
+    }
     let wanted = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let wanted = wanted.ok_or_else(|| format!("shape {shape:?} is too large"))?;
     let read = if dtype == Dtype::F16 { halves(raw)? } else { elements::read(raw, dtype, wanted)? };

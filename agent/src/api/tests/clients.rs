@@ -1,9 +1,14 @@
-//! Other people's clients, where they are installed.
+//! Other people's clients, where they are installed:
+//!
+//! ```text
+//! python3 -m venv /tmp/triton && /tmp/triton/bin/pip install 'tritonclient[http]'
+//! MUSTER_TRITON_PYTHON=/tmp/triton/bin/python cargo test --release -p muster-agent --lib api::tests::clients
+//! ```
 
 use std::process::Command;
 
 use super::support::*;
-use crate::api::{Exposure, Server, router};
+use crate::api::{Exposure, Limits, Server, router};
 
 /// The Python interpreter that has `tritonclient[http]`.
 const PYTHON: &str = "MUSTER_TRITON_PYTHON";
@@ -14,7 +19,9 @@ async fn tritonclient_is_content() {
         println!("skipped: set {PYTHON} to a Python that has tritonclient[http]");
         return;
     };
-    let device = Device::new([("digits", digits_model(2)), ("all", fixture_model("every_dtype"))]);
+    // Room for all that the script asks at once: what a full queue does is another test.
+    let models = [("digits", digits_model(2)), ("all", fixture_model("every_dtype"))];
+    let device = Device::with(models, 64, Limits::default(), |api| api);
     let mut server = Server::default();
     let local = "127.0.0.1:0".parse().expect("an address");
     server.listen(local, router(&device.api, Exposure::Loopback)).await.expect("listens");

@@ -32,7 +32,7 @@ fn assert_error(answer: &Answer, status: StatusCode, code: &str, words: &str) {
 #[tokio::test]
 async fn requests_that_do_not_fit_are_told_what_would() {
     let device = Device::digits();
-    let table: [(String, &str, &str); 27] = [
+    let table: [(String, &str, &str); 28] = [
         ("".into(), "bad_request", "EOF"),
         ("{".into(), "bad_request", "not an inference request"),
         ("\u{feff}{}".into(), "bad_request", "line 1"),
@@ -51,6 +51,7 @@ async fn requests_that_do_not_fit_are_told_what_would() {
         (image(|i| i["shape"] = json!([-1, 1, 8, 8])), "input_invalid", "negative size"),
         (image(|i| i["shape"] = json!([u32::MAX, u32::MAX, 8, 8])), "input_invalid", "too large"),
         (image(|i| i["shape"] = json!([1u64 << 62, 1, 1, 1])), "input_invalid", "too large"),
+        (image(|i| i["shape"] = json!(vec![1; 100_000])), "input_invalid", "has 100000 dimensions"),
         (image(|i| i["shape"] = json!([1.5, 1, 8, 8])), "bad_request", "1.5"),
         (image(|i| i["data"] = json!(null)), "input_invalid", "neither data nor binary_data_size"),
         (image(|i| i["data"][3] = json!("7")), "input_invalid", "element 3"),

@@ -89,7 +89,8 @@ async fn models_without_transforms_take_their_own_tensors() {
 #[tokio::test]
 async fn bad_input_is_told_apart() {
     let device = Device::new([("digits", digits_model(2)), ("two", fixture_model("two_in_two_out"))]);
-    let table: [(&str, Option<&str>, Vec<u8>, StatusCode, &str); 17] = [
+    type Row = (&'static str, Option<&'static str>, Vec<u8>, StatusCode, &'static str);
+    let table: [Row; 18] = [
         ("digits", None, b"".to_vec(), StatusCode::BAD_REQUEST, "not a JSON dictionary"),
         ("digits", None, b"hello".to_vec(), StatusCode::BAD_REQUEST, "not a JSON dictionary"),
         ("digits", None, b"{}".to_vec(), StatusCode::BAD_REQUEST, "input 'image' is missing"),
@@ -100,6 +101,13 @@ async fn bad_input_is_told_apart() {
         ("digits", None, br#"{"image": [[1, 2], [3]]}"#.to_vec(), StatusCode::BAD_REQUEST, "differ in length"),
         ("digits", None, br#"{"image": {"b64": "", "shape": [1]}}"#.to_vec(), StatusCode::BAD_REQUEST, "wanted {"),
         ("digits", None, br#"{"image": {"shape": [9], "data": [1]}}"#.to_vec(), StatusCode::BAD_REQUEST, "do not fill"),
+        (
+            "digits",
+            None,
+            json!({"image": {"shape": vec![1; 100], "data": [1]}}).to_string().into(),
+            StatusCode::BAD_REQUEST,
+            "100 dimensions",
+        ),
         ("digits", None, png()[..60].to_vec(), StatusCode::BAD_REQUEST, "cannot be decoded"),
         ("digits", Some("image/png"), b"hello".to_vec(), StatusCode::BAD_REQUEST, "cannot be decoded"),
         ("digits", Some("application/x-npy"), b"hello".to_vec(), StatusCode::BAD_REQUEST, "not an .npy file"),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::super::elements;
+use super::super::elements::{self, MAX_RANK};
 use super::super::error::{Error, clip};
 use crate::engine::Model;
 
@@ -209,6 +209,12 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
     let parameters = input.parameters.unwrap_or_default();
     if parameters.shared_memory_region.is_some() {
         return Err(Error::NotOffered("shared memory"));
+    }
+    if input.shape.len() > MAX_RANK {
+        return Err(invalid(format!(
+            "input '{name}' has {} dimensions, at most {MAX_RANK} are read",
+            input.shape.len()
+        )));
     }
     let shape: Option<Vec<u64>> = input.shape.iter().map(|size| u64::try_from(*size).ok()).collect();
     let shape =

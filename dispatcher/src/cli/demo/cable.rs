@@ -13,7 +13,7 @@ use tokio::sync::watch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Condition {
     Good,
-    /// About 24 KiB a second towards the device.
+    /// About 8 KiB a second towards the device, so that there is time to cut between two chunks.
     Slow,
     Cut,
 }
@@ -65,7 +65,7 @@ async fn carry(device: TcpStream, broker: SocketAddr, mut condition: watch::Rece
         let mut buffer = [0u8; 1024];
         while let Ok(read @ 1..) = from_broker.read(&mut buffer).await {
             if *slow.borrow() == Condition::Slow {
-                tokio::time::sleep(Duration::from_millis(40)).await;
+                tokio::time::sleep(Duration::from_millis(120)).await;
             }
             if to_device.write_all(&buffer[..read]).await.is_err() {
                 break;

@@ -88,10 +88,9 @@ impl Digits {
     }
 
     /// How many images the engine alone gets right, without agent, bundle or network.
-    pub fn bare_accuracy(&self, version: Version) -> Result<u32> {
+    pub fn bare_accuracy(&self, version: Version, load: &Load) -> Result<u32> {
         let path = self.folder.join(format!("digits-{version}.onnx"));
-        let load = Load { input_shapes: BTreeMap::from([("image".to_owned(), vec![1, 1, 8, 8])]), ..Load::default() };
-        let model = Model::load(&path, &load)?;
+        let model = Model::load(&path, load)?;
         let mut right = 0;
         for (index, inputs) in self.inputs.iter().enumerate() {
             right += u32::from(self.is_right(index, &model.run(inputs)?));

@@ -13,6 +13,7 @@ use muster_agent::run::{Agent, identity_dir};
 use muster_agent::{enroll, run, vitals};
 use muster_proto::enroll::Invitation;
 use muster_proto::id::{Digest, GroupName, SlotName, Version};
+use muster_proto::manifest::Load as Recipe;
 use muster_proto::report::{Phase, SlotReport};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -118,11 +119,11 @@ impl Fleet {
         Ok(fleet)
     }
 
-    pub async fn register(&mut self, digits: &Digits, version: Version, show: &Show) -> Result<()> {
+    /// Registers a version; returns how the engine has to load it.
+    pub async fn register(&mut self, version: Version, show: &Show) -> Result<Recipe> {
         let bytes = Digits::bytes(version)?;
         let digest = Digest::of(bytes);
         let body = stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::from_static(bytes))]);
-        let _ = digits;
         self.running.app.upload_blob(digest, body).await?;
         let registration = Registration {
             name: NAME.parse()?,
@@ -149,7 +150,7 @@ impl Fleet {
             manifest.measured.parameters,
             manifest.samples.count
         ));
-        Ok(())
+        Ok(registered.manifest.engine.load.clone())
     }
 
     async fn begin_rollout(&self, version: Version) -> Result<()> {
