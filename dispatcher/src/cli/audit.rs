@@ -28,10 +28,12 @@ pub(super) fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
     let before = before.map(|before| ("before", before.to_string()));
     let answer =
         client.get(&format!("/v1/audit{}", query([("limit", limit.to_string())].into_iter().chain(before))))?;
-    out.answer(&answer, |all: &List<AuditEntry>| {
-        let row = |e: &AuditEntry| {
-            [e.seq.to_string(), when(e.at), e.actor.clone(), e.action.clone(), e.subject.clone(), e.detail.clone()]
-        };
-        table(["NO", "WHEN", "WHO", "WHAT", "TO", "DETAIL"], all.items.iter().map(row))
-    })
+    out.answer(&answer, entries)
+}
+
+pub(super) fn entries(all: &List<AuditEntry>) -> String {
+    let row = |e: &AuditEntry| {
+        [e.seq.to_string(), when(e.at), e.actor.clone(), e.action.clone(), e.subject.clone(), e.detail.clone()]
+    };
+    table(["NO", "WHEN", "WHO", "WHAT", "TO", "DETAIL"], all.items.iter().map(row))
 }

@@ -212,7 +212,11 @@ impl Client {
 
     /// Why there is no answer.
     fn explain(&self, error: &ureq::Error) -> Failure {
-        let what = format!("the dispatcher at {} does not answer: {error}", self.base);
+        let why = match error {
+            ureq::Error::Io(io) => io.to_string(),
+            other => other.to_string(),
+        };
+        let what = format!("the dispatcher at {} does not answer: {why}", self.base);
         match error {
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
                 tls_failure(&self.base, &error.to_string())

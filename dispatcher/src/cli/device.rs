@@ -9,7 +9,9 @@ use super::Session;
 use super::client::{query, segment};
 use super::output::{facts, list, pairs, print, size, table, when};
 use super::parse::{Change, pair, seconds};
-use crate::app::{DeviceDetail, DeviceUpdate, DeviceView, EnrollToken, EnrollTokenRequest, SlotView, VersionRef};
+use crate::app::{
+    DeviceDetail, DeviceUpdate, DeviceView, EnrollToken, EnrollTokenRequest, GroupView, SlotView, VersionRef,
+};
 use crate::http::List;
 
 #[derive(Debug, Subcommand)]
@@ -110,7 +112,8 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
         }
         Command::Group { device, add, remove } => {
             let now: DeviceDetail = client.get(&path(&device))?.parse()?;
-            let mut groups: BTreeSet<GroupName> = now.view.groups;
+            let all: List<GroupView> = client.get("/v1/groups")?.parse()?;
+            let mut groups = listed(&now.view, &all.items);
             groups.extend(add);
             groups.retain(|group| !remove.contains(group));
             let update = DeviceUpdate { labels: None, groups: Some(groups) };
@@ -124,6 +127,17 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     }
 }
 
+/// The groups that list a device; those that only select it by its labels are no business of its own list.
+fn listed(device: &DeviceView, groups: &[GroupView]) -> BTreeSet<GroupName> {
+    let selects = |group: &GroupView| {
+        let holds = |(key, value): (&String, &String)| device.labels.get(key) == Some(value);
+        !group.selector.is_empty() && group.selector.iter().all(holds)
+    };
+    let selected: BTreeSet<&GroupName> =
+        groups.iter().filter(|group| selects(group)).map(|group| &group.group).collect();
+    device.groups.iter().filter(|group| !selected.contains(group)).cloned().collect()
+}
+
 /// The token alone goes to stdout, so that scripts can take it.
 fn enroll_token(request: &EnrollTokenRequest, session: &Session) -> anyhow::Result<()> {
     let Session { client, out } = session;
@@ -134,14 +148,15 @@ fn enroll_token(request: &EnrollTokenRequest, session: &Session) -> anyhow::Resu
     }
     print(&token.token)?;
     let devices = if token.uses == 1 { "One device".to_owned() } else { format!("{} devices", token.uses) };
-    let groups = if token.groups.is_empty() { String::new() } else { format!(" and joins {}", list(&token.groups)) };
-    out.note(&format!("{devices} may enrol with it, {}{groups}. On the device:", until(token.expires_at)));
+    let groups = if token.groups.is_empty() { String::new() } else { format!(" Groups: {}.", list(&token.groups)) };
+    out.note(&format!("{devices} may enrol with it {}.{groups} On the device:", until(token.expires_at)));
     out.note("  muster-agent enroll TOKEN");
     Ok(())
 }
 
 fn until(at: u64) -> String {
-    when(at).replacen("in ", "within ", 1)
+    let at = when(at);
+    at.strip_prefix("in ").map_or_else(|| format!("until {at}"), |span| format!("within {span}"))
 }
 
 fn path(device: &DeviceId) -> String {
@@ -158,13 +173,14 @@ fn changed(mut map: BTreeMap<String, String>, changes: Vec<Change>) -> BTreeMap<
     map
 }
 
-fn devices(all: &List<DeviceView>) -> String {
+pub(super) fn devices(all: &List<DeviceView>) -> String {
     let row = |d: &DeviceView| {
         let runs = d.slots.iter().map(|slot| named(slot.active.as_ref()));
         let state = match (d.online, d.converged) {
+            (false, _) => "offline",
+            (true, true) if d.slots.is_empty() => "idle",
             (true, true) => "converged",
             (true, false) => "updating",
-            (false, _) => "offline",
         };
         [d.device.to_string(), state.to_owned(), when(d.last_seen), list(&d.groups), list(runs)]
     };
@@ -175,7 +191,7 @@ fn summary(device: &DeviceView) -> String {
     facts([("device", device.device.to_string()), ("groups", list(&device.groups)), ("labels", pairs(&device.labels))])
 }
 
-fn show(detail: &DeviceDetail) -> String {
+pub(super) fn show(detail: &DeviceDetail) -> String {
     let view = &detail.view;
     let presence = if view.online { "online" } else { "offline" };
     let refused = view.refused.as_ref().map(|failure| format!("{} [{}]", failure.detail, failure.code));

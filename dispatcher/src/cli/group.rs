@@ -46,10 +46,7 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
     let Session { client, out } = session;
     let path = |group: &GroupName| format!("/v1/groups/{}", segment(group));
     match command {
-        Command::List => out.answer(&client.get("/v1/groups")?, |all: &List<GroupView>| {
-            let row = |g: &GroupView| [g.group.to_string(), g.devices.len().to_string(), pairs(&g.selector)];
-            table(["GROUP", "DEVICES", "SELECTOR"], all.items.iter().map(row))
-        }),
+        Command::List => out.answer(&client.get("/v1/groups")?, groups),
         Command::Show { group } => out.answer(&client.get(&path(&group))?, show),
         Command::Set { group, selector } => {
             let request = GroupRequest { selector: selector.into_iter().collect() };
@@ -61,6 +58,11 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+pub(super) fn groups(all: &List<GroupView>) -> String {
+    let row = |g: &GroupView| [g.group.to_string(), g.devices.len().to_string(), pairs(&g.selector)];
+    table(["GROUP", "DEVICES", "SELECTOR"], all.items.iter().map(row))
 }
 
 fn show(group: &GroupView) -> String {

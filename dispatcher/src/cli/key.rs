@@ -56,18 +56,19 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             ));
             Ok(())
         }
-        Command::List => out.answer(&client.get("/v1/keys")?, |all: &List<KeyView>| {
-            let row = |k: &KeyView| {
-                [k.id.clone(), k.name.clone(), k.role.to_string(), when(k.created_at), expiry(k.expires_at)]
-            };
-            table(["ID", "NAME", "ROLE", "MADE", "EXPIRES"], all.items.iter().map(row))
-        }),
+        Command::List => out.answer(&client.get("/v1/keys")?, keys),
         Command::Delete { id } => {
             client.delete(&format!("/v1/keys/{}", segment(&id)))?;
             out.note(&format!("Key {id} is deleted."));
             Ok(())
         }
     }
+}
+
+pub(super) fn keys(all: &List<KeyView>) -> String {
+    let row =
+        |k: &KeyView| [k.id.clone(), k.name.clone(), k.role.to_string(), when(k.created_at), expiry(k.expires_at)];
+    table(["ID", "NAME", "ROLE", "MADE", "EXPIRES"], all.items.iter().map(row))
 }
 
 fn expiry(at: u64) -> String {

@@ -116,7 +116,7 @@ fn version_path(model: &VersionSpec) -> String {
     format!("/v1/models/{}/versions/{}", segment(&model.name), model.version)
 }
 
-fn versions(all: &List<ModelSummary>) -> String {
+pub(super) fn versions(all: &List<ModelSummary>) -> String {
     table(
         ["MODEL", "VERSION", "SIZE", "INFERENCE", "REGISTERED", "TAGS"],
         all.items.iter().map(|v| {
@@ -132,7 +132,7 @@ fn versions(all: &List<ModelSummary>) -> String {
     )
 }
 
-fn show(view: &ModelView) -> String {
+pub(super) fn show(view: &ModelView) -> String {
     let (summary, manifest) = (&view.summary, &view.manifest);
     let tensors = |specs: &[muster_proto::manifest::TensorSpec]| list(specs.iter().map(tensor));
     let operators = manifest.measured.operators.iter().map(|(name, count)| format!("{name}×{count}"));
@@ -157,10 +157,14 @@ fn show(view: &ModelView) -> String {
     ]);
     text.push_str("\n\n");
     let file = |f: &muster_proto::manifest::File| {
-        let entry = if f.path == manifest.entry { "entry" } else { "" };
-        [f.path.to_string(), size(f.size), f.digest.short(), entry.to_owned()]
+        let usage = match &f.path {
+            path if *path == manifest.entry => "entry",
+            path if *path == manifest.samples.file => "samples",
+            _ => "",
+        };
+        [f.path.to_string(), size(f.size), f.digest.short(), usage.to_owned()]
     };
-    text.push_str(&table(["FILE", "SIZE", "SHA-256", ""], manifest.files.iter().map(file)));
+    text.push_str(&table(["FILE", "SIZE", "SHA-256", "USE"], manifest.files.iter().map(file)));
     text
 }
 

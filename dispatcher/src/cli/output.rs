@@ -96,11 +96,15 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 /// A table without borders. The last column takes what is left of the line and wraps; where stdout is no terminal
 /// nothing wraps, so that `grep` sees whole lines.
 pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let width = if io::stdout().is_terminal() { terminal_width() } else { u16::MAX };
+    let width = line_width();
     lay_out(header, rows, width)
 }
 
-fn lay_out<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>, width: u16) -> String {
+pub(super) fn lay_out<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+    width: u16,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     table.set_header(header);
@@ -125,13 +129,18 @@ fn lay_out<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [St
 /// Columns of plain numbers are aligned to the right.
 fn is_numeric(table: &Table, index: usize) -> bool {
     let digits = |cell: &str| !cell.is_empty() && cell.chars().all(|c| c.is_ascii_digit());
-    table.column_cells_iter(index).all(|cell| cell.is_some_and(|cell| digits(&cell.content()) || cell.content() == "-"))
+    let mut cells = table.column_cells_iter(index).map(|cell| cell.map(|cell| cell.content()).unwrap_or_default());
+    let mut any = false;
+    cells.all(|cell| {
+        any |= digits(&cell);
+        digits(&cell) || cell == "-"
+    }) && any
 }
 
 /// Names and values below one another, for one thing in full.
 pub(super) fn facts(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let mut table = Table::new();
-    let width = if io::stdout().is_terminal() { terminal_width() } else { u16::MAX };
+    let width = line_width();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([name.to_owned(), value]);
@@ -145,7 +154,14 @@ pub(super) fn facts(rows: impl IntoIterator<Item = (&'static str, String)>) -> S
     table.trim_fmt()
 }
 
-fn terminal_width() -> u16 {
+/// The width of the terminal; no limit where stdout is none. Tests see the usual width wherever they run.
+fn line_width() -> u16 {
+    if cfg!(test) {
+        return USUAL_WIDTH;
+    }
+    if !io::stdout().is_terminal() {
+        return u16::MAX;
+    }
     std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(USUAL_WIDTH).max(40)
 }
 

@@ -145,7 +145,7 @@ fn start(args: StartArgs, session: &Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rollouts(all: &List<RolloutView>) -> String {
+pub(super) fn rollouts(all: &List<RolloutView>) -> String {
     let row = |r: &RolloutView| {
         [
             r.id.to_string(),

@@ -2,6 +2,8 @@ use clap::{CommandFactory as _, Parser as _};
 
 use super::*;
 
+mod tables;
+
 /// The help of a command and all that are under it, as a terminal of 100 columns shows it. The global options stand
 /// only once.
 fn help(command: &mut clap::Command, path: &str, text: &mut String) {

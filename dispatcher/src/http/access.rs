@@ -24,6 +24,7 @@ const REGISTRATION: Duration = Duration::from_secs(30 * 60);
 pub(super) async fn log(request: Request, next: Next) -> Response {
     let id = request_id(&request);
     let method = request.method().clone();
+    let reads = method.is_safe();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "unknown".to_owned());
     let started = Instant::now();
@@ -31,11 +32,11 @@ pub(super) async fn log(request: Request, next: Next) -> Response {
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, took_ms) = (response.status().as_u16(), started.elapsed().as_millis() as u64);
     let caller = response.extensions().get::<Principal>().map_or("-", |principal| principal.name.as_str());
-    // Probes ask every few seconds, for ever.
-    if route.starts_with("/health/") {
-        tracing::debug!(parent: &span, %method, route, status, took_ms, caller, "answered");
-    } else {
-        tracing::info!(parent: &span, %method, route, status, took_ms, caller, "answered");
+    // What changes something is told; dashboards and probes that read every few seconds are not, unless asked for.
+    match (status, reads) {
+        (500.., _) => tracing::warn!(parent: &span, %method, route, status, took_ms, caller, "answered"),
+        (_, true) => tracing::debug!(parent: &span, %method, route, status, took_ms, caller, "answered"),
+        (_, false) => tracing::info!(parent: &span, %method, route, status, took_ms, caller, "answered"),
     }
     response.headers_mut().insert(REQUEST_ID.clone(), id);
     response
