@@ -27,7 +27,7 @@ use crate::storage::Storage;
 
 use cache::Cache;
 use delta::{Answer, Deltas, Query};
-use queue::{Queue, Turn, Want};
+use queue::{Asked, Queue, Turn, Want};
 
 /// Frames that are kept, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
@@ -93,12 +93,13 @@ impl Transfer {
     /// Takes a device's request. Never waits.
     pub fn request(&self, device: &DeviceId, fetch: Fetch) {
         match fetch {
-            Fetch::ChunksV1 { object, chunk_size, indices } => {
+            Fetch::ChunksV1 { object, chunk_size, indices, joined } => {
                 if !(MIN_CHUNK..=MAX_CHUNK).contains(&chunk_size) || indices.len() > WINDOW {
                     self.0.counters.count("fetch_out_of_bounds");
                     return;
                 }
-                let refused = self.state().queue.push(device, &object, chunk_size, &indices, self.now_ms());
+                let asked = Asked { object, chunk_size, indices, joined };
+                let refused = self.state().queue.push(device, &asked, self.now_ms());
                 if refused > 0 {
                     self.0.counters.add("fetch_queue_full", refused as u64);
                 }

@@ -51,6 +51,8 @@ pub enum Fetch {
         chunk_size: u32,
         /// The wanted chunks, at most [`WINDOW`].
         indices: Vec<u32>,
+        /// Whether the device has subscribed to the blob's bundle topic, so that a chunk may come there.
+        joined: bool,
     },
     /// Is there a delta from a file that the device holds?
     DeltaV1 {

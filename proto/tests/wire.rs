@@ -122,11 +122,16 @@ fn every_message_keeps_its_bytes() {
     golden("presence-offline", Presence::OfflineV1);
     golden(
         "fetch-chunks",
-        Fetch::ChunksV1 { object: Object::Blob(digest(3)), chunk_size: 4096, indices: vec![0, 300] },
+        Fetch::ChunksV1 { object: Object::Blob(digest(3)), chunk_size: 4096, indices: vec![0, 300], joined: true },
     );
     golden(
         "fetch-metadata",
-        Fetch::ChunksV1 { object: Object::Metadata(Metadata::Snapshot(5)), chunk_size: 65_536, indices: vec![0] },
+        Fetch::ChunksV1 {
+            object: Object::Metadata(Metadata::Snapshot(5)),
+            chunk_size: 65_536,
+            indices: vec![0],
+            joined: false,
+        },
     );
     golden("fetch-delta", Fetch::DeltaV1 { want: digest(4), held: vec![digest(5)] });
     let object = Object::Metadata(Metadata::DirectorRoot(2));

@@ -7,6 +7,10 @@ use muster_proto::transfer::{Fetch, MAX_CHUNK, Object, WINDOW, chunk_count, chun
 
 /// A chunk that has not come within this time is asked for again.
 const CHUNK_TIMEOUT_MS: u64 = 10_000;
+/// The window that a transfer starts with, and falls back to when chunks were lost. Each chunk that arrives widens
+/// it by one up to [`WINDOW`], which doubles it every round trip (slow start, RFC 5681): a slow link is not handed a
+/// megabyte at once.
+const START_WINDOW: usize = 2;
 /// A transfer without any progress for this long ends the attempt.
 pub const STALL_MS: u64 = 5 * 60 * 1000;
 /// This many chunks with a wrong digest end the attempt.
@@ -19,6 +23,7 @@ pub struct Download {
     have: Vec<bool>,
     missing: usize,
     in_flight: BTreeMap<u32, u64>,
+    window: usize,
     bad: u32,
     progress_at: u64,
 }
@@ -40,7 +45,7 @@ impl Download {
         let mut have = have;
         have.resize(blob.chunks.len(), false);
         let missing = have.iter().filter(|h| !**h).count();
-        Self { blob, have, missing, in_flight: BTreeMap::new(), bad: 0, progress_at: now_ms }
+        Self { blob, have, missing, in_flight: BTreeMap::new(), window: START_WINDOW, bad: 0, progress_at: now_ms }
     }
 
     /// The blob.
@@ -55,10 +60,14 @@ impl Download {
 
     /// The request that fills the window, if there is something to ask for now.
     pub fn request(&mut self, now_ms: u64) -> Option<Fetch> {
+        let asked = self.in_flight.len();
         self.in_flight.retain(|_, asked_at| now_ms < asked_at.saturating_add(CHUNK_TIMEOUT_MS));
-        let room = WINDOW.saturating_sub(self.in_flight.len());
+        if self.in_flight.len() < asked {
+            self.window = START_WINDOW;
+        }
+        let room = self.window.saturating_sub(self.in_flight.len());
         // A request per chunk would double the messages; half a window at a time keeps the link busy.
-        if room < WINDOW / 2 && self.missing > self.in_flight.len() && !self.in_flight.is_empty() {
+        if room < self.window / 2 && self.missing > self.in_flight.len() && !self.in_flight.is_empty() {
             return None;
         }
         let indices: Vec<u32> = (0..self.have.len() as u32)
@@ -72,7 +81,7 @@ impl Download {
             self.in_flight.insert(*index, now_ms);
         }
         let object = Object::Blob(self.blob.digest);
-        Some(Fetch::ChunksV1 { object, chunk_size: self.blob.chunk_size, indices })
+        Some(Fetch::ChunksV1 { object, chunk_size: self.blob.chunk_size, indices, joined: true })
     }
 
     /// Takes note of an arrived chunk (invariant 1: only the signed bytes are accepted).
@@ -88,6 +97,7 @@ impl Download {
         }
         self.have[index as usize] = true;
         self.missing -= 1;
+        self.window = WINDOW.min(self.window + 1);
         self.in_flight.remove(&index);
         self.progress_at = now_ms;
         Arrival::Accepted
@@ -96,6 +106,7 @@ impl Download {
     /// Everything asked for is lost with the connection: ask again at once.
     pub fn forget_in_flight(&mut self, now_ms: u64) {
         self.in_flight.clear();
+        self.window = START_WINDOW;
         self.progress_at = now_ms;
     }
 
@@ -161,7 +172,7 @@ impl Gather {
         self.asked_at = Some(now_ms);
         let count = self.total.map_or(1, |total| chunk_count(total, MAX_CHUNK)) as u32;
         let indices = (0..count).filter(|i| !self.parts.contains_key(i)).take(WINDOW).collect();
-        Some(Fetch::ChunksV1 { object: self.object.clone(), chunk_size: MAX_CHUNK, indices })
+        Some(Fetch::ChunksV1 { object: self.object.clone(), chunk_size: MAX_CHUNK, indices, joined: false })
     }
 
     /// The connection was lost: ask again at once.
@@ -224,16 +235,17 @@ mod tests {
         let (blob, bytes) = blob(40);
         let mut download = Download::new(blob, vec![], 0);
         let mut asked = indices(download.request(0));
-        assert_eq!(asked.len(), WINDOW);
-        let mut seen = 0;
+        assert_eq!(asked.len(), START_WINDOW);
+        let (mut seen, mut widest) = (0, 0);
         while let Some(index) = asked.pop() {
             let start = index as usize * 1024;
             assert_eq!(download.arrived(index, &bytes[start..start + 1024], 1), Arrival::Accepted);
             seen += 1;
             asked.extend(indices(download.request(1)));
             assert!(asked.len() <= WINDOW);
+            widest = widest.max(asked.len());
         }
-        assert_eq!(seen, 40);
+        assert_eq!((seen, widest), (40, WINDOW));
         assert!(download.is_complete());
     }
 

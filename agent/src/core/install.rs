@@ -425,6 +425,8 @@ impl State {
                     }
                     FileStep::Chunks { download, .. } => {
                         job.transfer.resumed += u32::from(download.has_some());
+                        // The broker may have lost the session, and with it the subscription.
+                        fx.push(Effect::Join(download.blob().digest));
                         download.forget_in_flight(now.mono_ms);
                     }
                     _ => {}

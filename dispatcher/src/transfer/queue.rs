@@ -1,8 +1,8 @@
 //! Who waits for which chunk, and whose turn it is. Pure: time comes in as milliseconds.
 //!
-//! Devices take turns, one chunk each, so that a fast one starves nobody. A chunk for which
-//! [`MANY`] devices wait is sent to all of them at once; one that asks for it again soon after has missed
-//! it (or does not listen there) and gets it alone.
+//! Devices take turns, one chunk each, so that a fast one starves nobody. A chunk for which [`MANY`] devices wait that
+//! listen on the bundle topic is sent to all of them at once; one that asks for it again soon after has missed it and
+//! gets it alone.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -31,6 +31,19 @@ pub struct Want {
     pub index: u32,
 }
 
+/// What a device asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The object.
+    pub object: Object,
+    /// The chunk size in bytes.
+    pub chunk_size: u32,
+    /// The chunks' indices.
+    pub indices: Vec<u32>,
+    /// Whether the device listens on the blob's bundle topic.
+    pub joined: bool,
+}
+
 /// A chunk whose turn it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
@@ -54,18 +67,18 @@ pub struct Queue {
 impl Queue {
     /// Takes a request; answers with how many chunks had to be turned away because the queue is full. The device asks
     /// for those again. What it already waits for is not queued twice.
-    pub fn push(&mut self, device: &DeviceId, object: &Object, chunk_size: u32, indices: &[u32], now_ms: u64) -> usize {
+    pub fn push(&mut self, device: &DeviceId, asked: &Asked, now_ms: u64) -> usize {
         self.forget_sent(now_ms);
         if !self.waiting.contains_key(device) {
             if self.waiting.len() >= MAX_DEVICES {
-                return indices.len();
+                return asked.indices.len();
             }
             self.waiting.insert(device.clone(), VecDeque::new());
             self.ring.push_back(device.clone());
         }
         let mut refused = 0;
-        for index in indices {
-            let want = Want { object: object.clone(), chunk_size, index: *index };
+        for index in &asked.indices {
+            let want = Want { object: asked.object.clone(), chunk_size: asked.chunk_size, index: *index };
             let waits = self.waiting.entry(device.clone()).or_default();
             if waits.contains(&want) {
                 continue;
@@ -76,7 +89,7 @@ impl Queue {
             }
             waits.push_back(want.clone());
             let missed = self.sent.contains_key(&(device.clone(), want.clone()));
-            if matches!(want.object, Object::Blob(_)) && !missed {
+            if asked.joined && matches!(want.object, Object::Blob(_)) && !missed {
                 self.shared.entry(want).or_default().insert(device.clone());
             }
         }
@@ -185,6 +198,10 @@ mod tests {
         Object::Blob(Digest::of(name.as_bytes()))
     }
 
+    fn asked(object: Object, chunk_size: u32, indices: &[u32]) -> Asked {
+        Asked { object, chunk_size, indices: indices.to_vec(), joined: true }
+    }
+
     /// Who gets which index, in order.
     fn drain(queue: &mut Queue, now_ms: u64) -> Vec<(u32, Vec<String>)> {
         let shown = |turn: Turn| (turn.want.index, turn.devices.iter().map(ToString::to_string).collect());
@@ -198,8 +215,8 @@ mod tests {
     #[test]
     fn devices_take_turns() {
         let mut queue = Queue::default();
-        queue.push(&id("a"), &blob("x"), 4096, &[0, 1, 2], 0);
-        queue.push(&id("b"), &blob("y"), 4096, &[0, 1], 0);
+        queue.push(&id("a"), &asked(blob("x"), 4096, &[0, 1, 2]), 0);
+        queue.push(&id("b"), &asked(blob("y"), 4096, &[0, 1]), 0);
         assert_eq!(drain(&mut queue, 0), [one(0, "a"), one(0, "b"), one(1, "a"), one(1, "b"), one(2, "a")]);
         assert!(queue.waiting.is_empty() && queue.shared.is_empty());
     }
@@ -207,11 +224,11 @@ mod tests {
     #[test]
     fn what_is_asked_for_twice_is_sent_once_and_nobody_waits_for_too_much() {
         let mut queue = Queue::default();
-        queue.push(&id("a"), &blob("x"), 4096, &[0, 0], 0);
-        queue.push(&id("a"), &blob("x"), 4096, &[0], 1);
+        queue.push(&id("a"), &asked(blob("x"), 4096, &[0, 0]), 0);
+        queue.push(&id("a"), &asked(blob("x"), 4096, &[0]), 1);
         assert_eq!(drain(&mut queue, 2), [one(0, "a")]);
         let indices: Vec<u32> = (0..100).collect();
-        assert_eq!(queue.push(&id("a"), &blob("x"), 4096, &indices, 3), 100 - MAX_PER_DEVICE);
+        assert_eq!(queue.push(&id("a"), &asked(blob("x"), 4096, &indices), 3), 100 - MAX_PER_DEVICE);
         assert_eq!(queue.len(), MAX_PER_DEVICE);
     }
 
@@ -219,36 +236,50 @@ mod tests {
     fn a_chunk_that_many_want_is_sent_once_to_all() {
         let mut queue = Queue::default();
         for device in ["a", "b", "c"] {
-            queue.push(&id(device), &blob("x"), 4096, &[0, 1], 0);
+            queue.push(&id(device), &asked(blob("x"), 4096, &[0, 1]), 0);
         }
         let all = |index| (index, vec!["a".into(), "b".into(), "c".into()]);
         assert_eq!(drain(&mut queue, 0), [all(0), all(1)]);
         // b missed one: it gets it alone, and later ones with the others again.
         for device in ["a", "b", "c", "d", "e"] {
-            queue.push(&id(device), &blob("x"), 4096, &[2], 9_000);
+            queue.push(&id(device), &asked(blob("x"), 4096, &[2]), 9_000);
         }
-        queue.push(&id("b"), &blob("x"), 4096, &[0], 10_000);
-        queue.push(&id("d"), &blob("x"), 4096, &[0], 10_000);
-        queue.push(&id("e"), &blob("x"), 4096, &[0], 10_000);
+        queue.push(&id("b"), &asked(blob("x"), 4096, &[0]), 10_000);
+        queue.push(&id("d"), &asked(blob("x"), 4096, &[0]), 10_000);
+        queue.push(&id("e"), &asked(blob("x"), 4096, &[0]), 10_000);
         let five = ["a", "b", "c", "d", "e"].map(String::from).to_vec();
         assert_eq!(drain(&mut queue, 10_000), [(2, five), one(0, "b"), one(0, "d"), one(0, "e")]);
         // Long after, everything may be shared again.
         for device in ["a", "b", "c"] {
-            queue.push(&id(device), &blob("x"), 4096, &[0], 60_000);
+            queue.push(&id(device), &asked(blob("x"), 4096, &[0]), 60_000);
         }
         assert_eq!(drain(&mut queue, 60_000), [all(0)]);
         assert!(queue.sent.len() == 3 && queue.shared.is_empty());
     }
 
     #[test]
+    fn what_not_all_listen_for_is_not_shared() {
+        let mut queue = Queue::default();
+        for (device, joined) in [("a", true), ("b", false), ("c", true), ("d", false)] {
+            queue.push(&id(device), &Asked { joined, ..asked(blob("m"), 4096, &[0]) }, 0);
+        }
+        assert_eq!(drain(&mut queue, 0).len(), 4);
+        for device in ["e", "f", "g", "h"] {
+            queue.push(&id(device), &Asked { joined: device != "f", ..asked(blob("m"), 4096, &[0]) }, 0);
+        }
+        let joined = ["e", "g", "h"].map(String::from).to_vec();
+        assert_eq!(drain(&mut queue, 0), [(0, joined), one(0, "f")]);
+    }
+
+    #[test]
     fn metadata_and_other_chunk_sizes_are_never_shared() {
         let mut queue = Queue::default();
         for device in ["a", "b", "c"] {
-            queue.push(&id(device), &Object::Metadata(Metadata::Timestamp), 4096, &[0], 0);
+            queue.push(&id(device), &asked(Object::Metadata(Metadata::Timestamp), 4096, &[0]), 0);
         }
         assert_eq!(drain(&mut queue, 0).len(), 3);
         for (device, size) in [("a", 4096), ("b", 4096), ("c", 8192)] {
-            queue.push(&id(device), &blob("x"), size, &[0], 0);
+            queue.push(&id(device), &asked(blob("x"), size, &[0]), 0);
         }
         assert_eq!(drain(&mut queue, 0).len(), 3);
     }
@@ -257,8 +288,8 @@ mod tests {
     fn a_device_that_is_gone_is_not_served() {
         let mut queue = Queue::default();
         for device in ["a", "b", "c"] {
-            queue.push(&id(device), &blob("x"), 4096, &[0], 0);
-            queue.push(&id(device), &blob("y"), 4096, &[0], 0);
+            queue.push(&id(device), &asked(blob("x"), 4096, &[0]), 0);
+            queue.push(&id(device), &asked(blob("y"), 4096, &[0]), 0);
         }
         queue.forget(&id("a"), None);
         queue.forget(&id("b"), Some(&blob("x")));

@@ -1,6 +1,6 @@
 //! A device as simple as one can be, over real MQTT: it asks, verifies with proto's own code, and reports.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -74,6 +74,7 @@ pub struct Device<'a> {
     early: Vec<(Topic, Vec<u8>)>,
     next_report: u64,
     from_bundle: Arc<AtomicUsize>,
+    joined: HashSet<Digest>,
 }
 
 impl Drop for Device<'_> {
@@ -134,7 +135,7 @@ impl<'a> Device<'a> {
             }
         });
         timeout(PATIENCE, connected).await.expect("connects in time").expect("connects");
-        Device { identity, client, inbox, task, early: vec![], next_report: 1, from_bundle }
+        Device { identity, client, inbox, task, early: vec![], next_report: 1, from_bundle, joined: HashSet::new() }
     }
 
     pub fn name(&self) -> &DeviceId {
@@ -161,7 +162,8 @@ impl<'a> Device<'a> {
         self.send(Leaf::State, &Presence::OnlineV1 { generation: Generation(generation) }).await;
     }
 
-    pub async fn join_bundle(&self, digest: Digest) {
+    pub async fn join_bundle(&mut self, digest: Digest) {
+        self.joined.insert(digest);
         let topic = Topic::Bundle { workspace: self.identity.enrollment.workspace.clone(), digest };
         self.client.subscribe(topic.to_string(), QoS::AtMostOnce).await.expect("is taken");
     }
@@ -197,6 +199,11 @@ impl<'a> Device<'a> {
         .await
     }
 
+    fn chunks(&self, object: &Object, chunk_size: u32, indices: &[u32]) -> Fetch {
+        let joined = matches!(object, Object::Blob(digest) if self.joined.contains(digest));
+        Fetch::ChunksV1 { object: object.clone(), chunk_size, indices: indices.to_vec(), joined }
+    }
+
     /// A whole object, by windows of chunks, from the device's own topic or the bundle's; asked for again when chunks
     /// are lost, as an agent does.
     pub async fn fetch(&mut self, object: Object, chunk_size: u32) -> Option<Vec<u8>> {
@@ -212,8 +219,7 @@ impl<'a> Device<'a> {
                 }
                 return Some(whole);
             }
-            self.send(Leaf::Fetch, &Fetch::ChunksV1 { object: object.clone(), chunk_size, indices: indices.clone() })
-                .await;
+            self.send(Leaf::Fetch, &self.chunks(&object, chunk_size, &indices)).await;
             for _ in 0..indices.len() {
                 let frame = self
                     .wait("chunk", |_, payload| match wire::decode::<Frame>(payload) {
