@@ -183,8 +183,14 @@ fn only_the_signed_bytes_are_read_as_a_manifest() {
     let (mut publisher, bytes, mut desired) = setup();
     let slot = desired.slots[0].slot.clone();
     let target = agree(&publisher.repository(), &publisher.verified(&desired), &slot).expect("both name it");
-    for (what, other) in [("longer", [&bytes[..], b" "].concat()), ("shorter", bytes[1..].to_vec()), ("empty", vec![])]
-    {
+    let mut changed = bytes.clone();
+    changed[17] ^= 1;
+    for (what, other) in [
+        ("a changed byte", changed),
+        ("longer", [&bytes[..], b" "].concat()),
+        ("shorter", bytes[1..].to_vec()),
+        ("empty", vec![]),
+    ] {
         assert_eq!(refused(verify_manifest(&target, &other), what).code(), Code::DigestMismatch);
     }
 
