@@ -171,3 +171,22 @@ fn damaged_manifests_are_moved_aside_and_not_used() {
     let aside = dir.path().join("manifests").join(format!("{digest}.broken"));
     assert!(aside.exists());
 }
+
+#[test]
+fn a_full_disk_has_its_own_code_wherever_it_shows() {
+    let failed = |kind: std::io::ErrorKind| {
+        let path = Path::new("/data/files/x");
+        let index = sled::Error::Io(std::io::Error::from(kind));
+        [
+            io("cannot write", path)(std::io::Error::from(kind)),
+            Error::Index { path: path.to_owned(), source: Box::new(index) },
+        ]
+    };
+    for error in failed(std::io::ErrorKind::StorageFull) {
+        assert_eq!(error.failure().code, Code::DiskFull, "{error}");
+        assert!(error.failure().detail.contains("/data/files/x"), "{}", error.failure().detail);
+    }
+    for error in failed(std::io::ErrorKind::PermissionDenied) {
+        assert_eq!(error.failure().code, Code::StoreFailed, "{error}");
+    }
+}
