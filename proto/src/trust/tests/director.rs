@@ -194,12 +194,17 @@ fn only_the_signed_bytes_are_read_as_a_manifest() {
         assert_eq!(refused(verify_manifest(&target, &other), what).code(), Code::DigestMismatch);
     }
 
-    // Signed, but under another path than its own, or no manifest at all.
+    // Signed, but under another path than its own, or no manifest at all, or one whose file climbs out of its folder.
+    let climbing = String::from_utf8(bytes.clone())
+        .expect("JSON")
+        .replace("\"version\":2", "\"version\":5")
+        .replace("\"model.onnx\"", "\"../model.onnx\"");
     for (path, content, code) in [
         ("vision/digits/3/manifest", bytes.clone(), Code::ManifestInvalid),
         ("vision/other/2/manifest", bytes.clone(), Code::ManifestInvalid),
         ("digits", bytes.clone(), Code::ManifestInvalid),
         ("vision/digits/4/manifest", b"{}".to_vec(), Code::ManifestInvalid),
+        ("vision/digits/5/manifest", climbing.into_bytes(), Code::ManifestInvalid),
     ] {
         publisher.add(path, &content);
         publisher.publish();
