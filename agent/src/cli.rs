@@ -109,7 +109,9 @@ pub fn main() -> ExitCode {
     let config = match cli.load() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("error: {error} [{}]", muster_proto::code::Code::ConfigInvalid);
+            let code = muster_proto::code::Code::ConfigInvalid;
+            eprintln!("error: {error} [{code}]");
+            eprintln!("next:  {}", code.next_step());
             return EXIT_CONFIG.into();
         }
     };

@@ -87,6 +87,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::DiskFull,
+            Error::Index { source, .. } if is_full(source) => Code::DiskFull,
             Error::Mismatch { .. } => Code::DigestMismatch,
             _ => Code::StoreFailed,
         }
@@ -102,6 +103,10 @@ impl Error {
         }
         Failure { code: self.code(), detail }
     }
+}
+
+fn is_full(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(source) if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
 /// Adds what was done to which path.

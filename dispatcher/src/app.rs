@@ -112,11 +112,21 @@ impl Error {
     fn internal(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Error::Internal { what, source: source.into() }
     }
+
+    /// A failure of the dispatcher itself. A full disk is told, because somebody can mend that; the rest is in the log.
+    fn failed(what: &'static str, code: Code, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        if code != Code::DiskFull {
+            return Error::internal(what, source);
+        }
+        let source: Box<dyn std::error::Error + Send + Sync> = source.into();
+        tracing::error!(what, error = %source, "the disk is full");
+        Error::Refused { code, message: format!("{what} failed: the dispatcher's disk is full") }
+    }
 }
 
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
-        Error::internal("the database", error)
+        Error::failed("the database", error.code(), error)
     }
 }
 
@@ -127,7 +137,7 @@ impl From<blobs::Error> for Error {
             blobs::Error::Digest { .. } | blobs::Error::TooLarge { .. } | blobs::Error::Incoming(_) => {
                 Error::Refused { code: error.code(), message: error.to_string() }
             }
-            other => Error::internal("the blob store", other),
+            other => Error::failed("the blob store", other.code(), other),
         }
     }
 }
@@ -141,7 +151,7 @@ impl From<registry::Error> for Error {
             E::NotUploaded { .. } => Error::BadRequest(error.to_string()),
             E::Manifest(ref cause) => Error::Refused { code: error.code(), message: cause.to_string() },
             E::Blobs(cause) => cause.into(),
-            other => Error::internal("the registration", other),
+            other => Error::failed("the registration", other.code(), other),
         }
     }
 }
@@ -150,7 +160,7 @@ impl From<driver::Error<Error>> for Error {
     fn from(error: driver::Error<Error>) -> Self {
         match error {
             driver::Error::Refused(refusal) => refusal,
-            driver::Error::Storage(cause) => Error::internal("the database", cause),
+            driver::Error::Storage(cause) => Error::failed("the database", cause.code(), cause),
             driver::Error::Stopped => Error::internal("the dispatcher", "it is stopping"),
         }
     }

@@ -101,9 +101,17 @@ impl Error {
             Error::Digest { .. } => Code::DigestMismatch,
             Error::TooLarge { .. } => Code::TooLarge,
             Error::Incoming(_) => Code::TransferStalled,
+            Error::Folder { source, .. } | Error::Store { source, .. } if is_full(source.as_ref()) => Code::DiskFull,
             Error::Folder { .. } | Error::Store { .. } => Code::StoreFailed,
         }
     }
+}
+
+/// Whether a full disk is at the bottom of `error`.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::StorageFull)
 }
 
 /// An object in a list.
@@ -346,5 +354,22 @@ mod tests {
         std::fs::write(dir.path().join("raw/ab/abcd#1"), b"half").expect("writes");
         Blobs::open(dir.path()).await.expect("opens");
         assert_eq!(names(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_code_however_deep_it_lies() {
+        let failed = |kind: io::ErrorKind| {
+            let inner = object_store::Error::Generic { store: "test", source: Box::new(io::Error::from(kind)) };
+            [
+                failed("write", Digest::of(b"x"), inner),
+                Error::Folder { path: "/data/blobs".into(), source: Box::new(io::Error::from(kind)) },
+            ]
+        };
+        for error in failed(io::ErrorKind::StorageFull) {
+            assert_eq!(error.code(), Code::DiskFull, "{error}");
+        }
+        for error in failed(io::ErrorKind::PermissionDenied) {
+            assert_eq!(error.code(), Code::StoreFailed, "{error}");
+        }
     }
 }

@@ -88,6 +88,8 @@ impl Error {
             Error::Manifest(_) => Code::ManifestInvalid,
             Error::Blobs(error) => error.code(),
             Error::Storage(error) => error.code(),
+            Error::Folder { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Code::DiskFull,
+            Error::Signer(error) if error.code() == Code::DiskFull => Code::DiskFull,
             Error::Signer(_) | Error::Folder { .. } => Code::StoreFailed,
             Error::Lost(_) => Code::Internal,
         }

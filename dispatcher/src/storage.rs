@@ -81,7 +81,13 @@ pub enum Error {
 impl Error {
     /// The stable code.
     pub fn code(&self) -> Code {
-        Code::StoreFailed
+        match self {
+            // SQLITE_FULL (https://sqlite.org/rescode.html#full).
+            Error::Query { source: sqlx::Error::Database(e), .. } if e.code().as_deref() == Some("13") => {
+                Code::DiskFull
+            }
+            _ => Code::StoreFailed,
+        }
     }
 }
 

@@ -259,6 +259,17 @@ fn refuses_a_second_one(shell: &Shell, port: u16) {
         "{}",
         same_port.err
     );
+    let same_broker =
+        shell.fails(1, &["serve", "--data", "third", "--listen", "127.0.0.1:1", "--mqtt-listen", &listen]);
+    assert!(same_broker.contains(&format!("cannot listen on {listen}")), "{same_broker}");
+    assert!(same_broker.contains("[port_in_use]\nnext:  stop the other program"), "{same_broker}");
+    let plain = shell.run_with(
+        &["serve", "--data", "fourth", "--listen", &listen, "--mqtt-listen", "127.0.0.1:0"],
+        &[("MUSTER_HTTP_TLS", "false")],
+    );
+    assert_eq!(plain.code, 1);
+    assert!(plain.err.contains(&format!("the API cannot listen on {listen}")), "{}", plain.err);
+    assert!(plain.err.contains("[port_in_use]"), "{}", plain.err);
 }
 
 #[test]
@@ -267,9 +278,14 @@ fn a_wrong_configuration_ends_with_its_own_exit_code() {
     fs::write(shell.path("muster.toml"), "[http]\nlisen = \"127.0.0.1:1\"\n").unwrap();
     let said = shell.fails(78, &["serve", "--config", "muster.toml"]);
     assert!(said.contains("there is no key `http.lisen` (in muster.toml); did you mean `http.listen`?"), "{said}");
+    assert!(said.contains("[config_invalid]\nnext:  "), "{said}");
     assert!(shell.fails(78, &["serve", "--listen", "here"]).contains("`http.listen` (from the flag --listen)"));
     assert!(shell.fails(78, &["serve", "--broker", "amqp://b"]).contains("mqtt.broker"));
     assert!(!shell.path("muster-data").exists(), "a wrong configuration makes nothing");
+    fs::write(shell.path("file"), "").unwrap();
+    let no_folder = shell.fails(1, &["serve", "--data", "file"]);
+    assert!(no_folder.contains("the data folder file cannot be used: "), "{no_folder}");
+    assert!(no_folder.contains("[store_failed]\nnext:  mend what the message names"), "{no_folder}");
     assert!(shell.fails(64, &["serve", "--lisen", "x"]).contains("--listen"));
     let printed = shell.ok(&["config", "--listen", "0.0.0.0:8420"]);
     assert!(

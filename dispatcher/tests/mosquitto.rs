@@ -75,7 +75,7 @@ fn configure(dir: &Path, ca: &Ca, port: u16) {
     let dir = dir.display();
     let text = format!(
         "user root\nlistener {port} 127.0.0.1\ncafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n\
-         require_certificate true\nuse_identity_as_username true\nallow_anonymous false\nacl_file {dir}/acl\n\
+         require_certificate true\nuse_identity_as_username true\nuse_username_as_clientid true\nallow_anonymous false\nacl_file {dir}/acl\n\
          set_tcp_nodelay true\nmax_queued_messages 0\n"
     );
     write("mosquitto.conf", &text);

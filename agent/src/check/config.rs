@@ -13,7 +13,7 @@ pub(super) fn check(path: &Path, config: Result<&Config, &Error>) -> Finding {
             format!("defaults ({} does not exist), data in {}", path.display(), config.data.display()),
         ),
         Err(error) => {
-            Finding::fail("config", error.to_string(), "mend the named key; `muster-agent run --help` lists all keys")
+            Finding::fail("config", error.to_string(), "mend the named key; `muster-agent --help` lists all keys")
         }
     }
 }

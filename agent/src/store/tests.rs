@@ -32,6 +32,27 @@ fn delta(base: &[u8], content: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The manifest of a version that consists of this one file.
+fn manifest_of(file: &File) -> BundleManifest {
+    let json = serde_json::json!({
+        "schema": muster_proto::manifest::SCHEMA,
+        "model": "digits",
+        "version": 1,
+        "created_at": 0,
+        "entry": file.path,
+        "files": [file],
+        "engine": { "name": "tract", "version": "0", "load": {} },
+        "inputs": [{ "name": "x", "dtype": "f32", "shape": [1] }],
+        "outputs": [{ "name": "y", "dtype": "f32", "shape": [1] }],
+        "samples": {
+            "file": file.path, "count": 0, "outputs_from": "given",
+            "tolerance": { "absolute": 0.1, "relative": 0.1 },
+        },
+        "measured": {},
+    });
+    BundleManifest::parse(json.to_string().as_bytes()).expect("valid")
+}
+
 fn write_blob(files: &Files, blob: &Blob, content: &[u8]) {
     files.open_blob(blob).expect("opens");
     files.write_chunk(&blob.digest, 0, content).expect("writes");
@@ -170,4 +191,48 @@ fn damaged_manifests_are_moved_aside_and_not_used() {
     assert!(files.manifests().expect("lists").is_empty());
     let aside = dir.path().join("manifests").join(format!("{digest}.broken"));
     assert!(aside.exists());
+}
+
+#[test]
+fn a_full_disk_has_its_own_code_wherever_it_shows() {
+    let failed = |kind: std::io::ErrorKind| {
+        let path = Path::new("/data/files/x");
+        let index = sled::Error::Io(std::io::Error::from(kind));
+        [
+            io("cannot write", path)(std::io::Error::from(kind)),
+            Error::Index { path: path.to_owned(), source: Box::new(index) },
+        ]
+    };
+    for error in failed(std::io::ErrorKind::StorageFull) {
+        assert_eq!(error.failure().code, Code::DiskFull, "{error}");
+        assert!(error.failure().detail.contains("/data/files/x"), "{}", error.failure().detail);
+    }
+    for error in failed(std::io::ErrorKind::PermissionDenied) {
+        assert_eq!(error.failure().code, Code::StoreFailed, "{error}");
+    }
+}
+
+#[test]
+fn invariant_1_a_file_that_changed_on_disk_is_found_before_it_is_loaded() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let files = Files::open(dir.path()).expect("opens");
+    let content = bytes(5000, 3);
+    let file = file(&content, &content, Codec::Stored);
+    let manifest = manifest_of(&file);
+    let digest = Digest::of(b"the manifest");
+    let place = dir.path().join("files").join(file.digest.to_string());
+    let mut changed = content.clone();
+    changed[4321] ^= 1;
+    let longer = [&content[..], b"x"].concat();
+    for (what, damaged) in [("a changed byte", changed), ("a cut file", content[..4999].to_vec()), ("more", longer)] {
+        write_blob(&files, &file.blob, &content);
+        files.assemble(&file, &Source::Full).expect("assembles");
+        files.lay_out(&manifest, &digest).expect("lays out what is whole");
+        std::fs::write(&place, damaged).expect("overwritten");
+        let (error, removed) = files.lay_out(&manifest, &digest).expect_err(what);
+        assert_eq!(error.code(), Code::DigestMismatch, "{what}: {error}");
+        assert_eq!(removed, [file.digest], "{what}");
+        assert!(!place.exists(), "{what} stayed");
+        assert!(!dir.path().join("bundles").join(digest.to_string()).exists(), "{what} stayed laid out");
+    }
 }

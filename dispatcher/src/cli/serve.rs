@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
+use muster_proto::code::Code;
 
 use super::{Context, Failure};
 use crate::app::{KeyRequest, Principal, Role};
@@ -95,7 +96,7 @@ async fn serve(config: Config, new_admin_token: bool) -> anyhow::Result<()> {
     let hosted = host::start(settings(config)?, api_tls).await.map_err(|error| {
         let code = error.code();
         let what = format!("{:#}", anyhow::Error::from(error));
-        Failure::new(code, what).with_next(code.next_step())
+        Failure::new(code, what).with_next(next_step(code))
     })?;
     if hosted.is_first_start {
         say!("Made keys, certificate authority, database and an administrator's token in {}.", data.display());
@@ -115,6 +116,15 @@ async fn serve(config: Config, new_admin_token: bool) -> anyhow::Result<()> {
     say!("Stopping.");
     hosted.shutdown().await;
     Ok(())
+}
+
+/// What codes that are also reported by devices mean for whoever starts a dispatcher.
+fn next_step(code: Code) -> &'static str {
+    match code {
+        Code::DiskFull => "free some space where the data folder lies; devices go on answering meanwhile",
+        Code::StoreFailed => "mend what the message names; devices go on answering meanwhile",
+        other => other.next_step(),
+    }
 }
 
 /// Whoever can write the data folder owns the dispatcher anyway, so that this asks for nothing else.

@@ -87,6 +87,10 @@ impl From<app::Error> for Problem {
         }
         let mut problem = Self::new(error.code(), error.to_string());
         problem.blockers = error.blockers().to_vec();
+        if problem.code == Code::DiskFull {
+            // The code's own step is for a device.
+            problem.next = "free some space where the dispatcher keeps its data, then send the same again".into();
+        }
         if let app::Error::Internal { .. } = error {
             problem.next =
                 "try again; if it stays so, look for this request's x-request-id in the dispatcher's log".into();

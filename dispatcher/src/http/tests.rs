@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::document;
+use super::problem::Problem;
 
 /// Every operation as (method, path, itself).
 fn operations(document: &Value) -> Vec<(String, String, Value)> {
@@ -62,4 +63,14 @@ fn every_reference_leads_somewhere() {
         let pointer = reference.strip_prefix('#').expect("a reference into the document");
         assert_ne!(document.pointer(pointer).unwrap_or(&json!(null)), &json!(null), "{reference} leads nowhere");
     }
+}
+
+#[test]
+fn a_full_disk_is_told_with_what_to_do_about_it() {
+    let cause = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let digest = muster_proto::id::Digest::of(b"");
+    let stored = crate::blobs::Error::Store { action: "write", digest, source: Box::new(cause) };
+    let problem = Problem::from(crate::app::Error::from(stored));
+    assert_eq!((problem.status, problem.code.name()), (507, "disk_full"));
+    assert!(problem.detail.contains("disk is full") && problem.next.contains("free some space"), "{problem:?}");
 }

@@ -85,6 +85,7 @@ impl Error {
     /// The stable code of this error.
     pub fn code(&self) -> Code {
         match self {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Code::DiskFull,
             Error::Io { .. } => Code::StoreFailed,
             Error::Missing { .. }
             | Error::KeyUnreadable { .. }

@@ -196,3 +196,19 @@ async fn the_audit_log_is_read_from_the_newest() {
     let next = storage.audit(Some(page[1].seq), 100).await.expect("reads");
     assert_eq!(next.iter().map(|e| e.at).collect::<Vec<_>>(), [2, 1, 0]);
 }
+
+#[tokio::test]
+async fn a_full_disk_has_its_own_code_and_what_was_there_stays() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let storage = open(&dir).await;
+    storage.add_audit(1, "ann", "model.register", "digits:1", "").await.expect("writes");
+    // SQLite takes this as the size that the file has now.
+    sqlx::raw_sql("PRAGMA max_page_count = 1").execute(&storage.write).await.expect("sets");
+    let large = "x".repeat(1 << 20);
+    let error = storage.add_audit(2, "ann", "model.register", "digits:2", &large).await.expect_err("is full");
+    assert_eq!(error.code(), Code::DiskFull, "{error:?}");
+    sqlx::raw_sql("PRAGMA max_page_count = 1000000").execute(&storage.write).await.expect("sets");
+    storage.add_audit(3, "ann", "model.register", "digits:3", &large).await.expect("writes again");
+    let kept = storage.audit(None, 10).await.expect("reads");
+    assert_eq!(kept.iter().map(|e| e.at).collect::<Vec<_>>(), [3, 1]);
+}

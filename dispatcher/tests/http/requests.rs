@@ -42,6 +42,11 @@ async fn wrong_bodies_name_what_is_wrong() {
             "{\"name\": \"a\", \"files\": [{\"path\": \"/etc/passwd\", \"digest\": \"\"}]}",
             "files[0].path: file path",
         ),
+        (
+            "/v1/models",
+            "{\"name\": \"a\", \"files\": [{\"path\": \"w/../../x\", \"digest\": \"\"}]}",
+            "files[0].path: file path",
+        ),
         ("/v1/enroll-tokens", "{\"uses\": -1}", "uses: invalid value"),
         ("/v1/rollouts", "{\"model\": \"a\", \"audience\": {\"kind\": \"some\"}}", "audience"),
     ];

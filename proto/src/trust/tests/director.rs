@@ -183,17 +183,28 @@ fn only_the_signed_bytes_are_read_as_a_manifest() {
     let (mut publisher, bytes, mut desired) = setup();
     let slot = desired.slots[0].slot.clone();
     let target = agree(&publisher.repository(), &publisher.verified(&desired), &slot).expect("both name it");
-    for (what, other) in [("longer", [&bytes[..], b" "].concat()), ("shorter", bytes[1..].to_vec()), ("empty", vec![])]
-    {
+    let mut changed = bytes.clone();
+    changed[17] ^= 1;
+    for (what, other) in [
+        ("a changed byte", changed),
+        ("longer", [&bytes[..], b" "].concat()),
+        ("shorter", bytes[1..].to_vec()),
+        ("empty", vec![]),
+    ] {
         assert_eq!(refused(verify_manifest(&target, &other), what).code(), Code::DigestMismatch);
     }
 
-    // Signed, but under another path than its own, or no manifest at all.
+    // Signed, but under another path than its own, or no manifest at all, or one whose file climbs out of its folder.
+    let climbing = String::from_utf8(bytes.clone())
+        .expect("JSON")
+        .replace("\"version\":2", "\"version\":5")
+        .replace("\"model.onnx\"", "\"../model.onnx\"");
     for (path, content, code) in [
         ("vision/digits/3/manifest", bytes.clone(), Code::ManifestInvalid),
         ("vision/other/2/manifest", bytes.clone(), Code::ManifestInvalid),
         ("digits", bytes.clone(), Code::ManifestInvalid),
         ("vision/digits/4/manifest", b"{}".to_vec(), Code::ManifestInvalid),
+        ("vision/digits/5/manifest", climbing.into_bytes(), Code::ManifestInvalid),
     ] {
         publisher.add(path, &content);
         publisher.publish();
