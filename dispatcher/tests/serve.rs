@@ -264,7 +264,7 @@ async fn a_chunk_that_many_want_goes_out_once() {
     }
     let mut devices = vec![];
     for identity in &identities {
-        let device = Device::connect(identity).await;
+        let mut device = Device::connect(identity).await;
         device.join_bundle(blob.digest).await;
         devices.push(device);
     }
