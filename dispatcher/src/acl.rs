@@ -1,5 +1,7 @@
-//! Who may do what at the embedded broker: devices reach their own topics, the dispatcher those of its workspace,
+//! Who may do what at the broker: devices reach their own topics, the dispatcher those of its workspace,
 //! nobody else anything (invariant 14).
+
+pub mod mosquitto;
 
 use muster_proto::id::{DeviceId, Digest, Workspace};
 use muster_proto::topic::{self, Direction, Topic};

@@ -1,7 +1,7 @@
 //! The command line: `muster serve`, and for everything else a client of the HTTP API. One file per operator noun.
 //!
 //! It owns arguments, tables and exit codes. It must not know storage: what it shows came over HTTP, except for
-//! `serve`, `config` and `demo`, which start the dispatcher itself.
+//! `serve`, `demo`, `config` and `broker`, which are or prepare the dispatcher itself.
 
 mod client;
 mod context;
@@ -11,6 +11,7 @@ mod parse;
 mod watch;
 
 mod audit;
+mod broker;
 mod config;
 mod demo;
 mod device;
@@ -97,6 +98,9 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Print the effective configuration of `muster serve`, with the documentation of each key.
     Config(serve::KeyArgs),
+    /// Prepare an external broker instead of the embedded one.
+    #[command(subcommand)]
+    Broker(broker::Command),
     /// Register models, look at them, change their tags, delete them.
     #[command(subcommand)]
     Model(model::Command),
@@ -165,6 +169,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Config(args) => config::run(&args),
+        Command::Broker(command) => broker::run(&command),
         Command::Context(command) => context::run(&command, global),
         Command::Model(command) => model::run(command, &global.session()?),
         Command::Device(command) => device::run(command, &global.session()?),

@@ -14,7 +14,7 @@ pub mod blobs;
 pub mod link;
 pub mod storage;
 
-mod acl;
+pub mod acl;
 pub mod broker;
 pub mod ca;
 pub mod signer;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Device, PATIENCE, enroll};
 use futures_util::stream;
+use muster_dispatcher::acl::mosquitto;
 use muster_dispatcher::app::{App, Audience, Principal, Registered, Registration, RolloutRequest, RolloutStatus};
 use muster_dispatcher::ca::Ca;
 use muster_dispatcher::serve::{self, BrokerChoice, Config};
@@ -51,34 +52,15 @@ impl Drop for Mosquitto {
     }
 }
 
-/// What an operator writes for Mosquitto: certificates of the dispatcher's authority, names from certificates, and the
-/// topics that each may use.
+/// What `muster broker mosquitto` writes.
 fn configure(dir: &Path, ca: &Ca, port: u16) {
-    let identity = ca.issue_server(&["127.0.0.1".into()]).expect("issues");
-    let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).expect("writes");
-    write("ca.pem", &ca.certificate_pem());
-    write("server.pem", &identity.certificates_pem);
-    write("server.key", &identity.key_pem);
-    write(
-        "acl",
-        "user _dispatcher.default\n\
-         topic readwrite muster/v1/default/#\n\
-         pattern write muster/v1/default/%u/report\n\
-         pattern write muster/v1/default/%u/telemetry\n\
-         pattern write muster/v1/default/%u/fetch\n\
-         pattern write muster/v1/default/%u/state\n\
-         pattern read muster/v1/default/%u/desired\n\
-         pattern read muster/v1/default/%u/chunk\n\
-         pattern read muster/v1/default/%u/ack\n\
-         pattern read muster/v1/default/bundle/+\n",
-    );
-    let dir = dir.display();
-    let text = format!(
-        "user root\nlistener {port} 127.0.0.1\ncafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n\
-         require_certificate true\nuse_identity_as_username true\nuse_username_as_clientid true\nallow_anonymous false\nacl_file {dir}/acl\n\
-         set_tcp_nodelay true\nmax_queued_messages 0\n"
-    );
-    write("mosquitto.conf", &text);
+    let listen = ([127, 0, 0, 1], port).into();
+    let workspace = "default".parse().expect("valid");
+    for file in mosquitto::files(ca, &workspace, &["127.0.0.1".into()], listen, dir).expect("issues") {
+        // Who runs the tests may be root, whom Mosquitto would leave behind.
+        let user = if file.name == "mosquitto.conf" { "user root\n" } else { "" };
+        std::fs::write(dir.join(file.name), user.to_owned() + &file.text).expect("writes");
+    }
 }
 
 async fn register(app: &App, version: u32) -> Registered {

@@ -73,6 +73,11 @@ impl Process {
         self.0.wait().is_ok_and(|s| s.success())
     }
 
+    /// Waits for the end; true if it ended with success.
+    pub fn succeeds(&mut self) -> bool {
+        self.0.wait().is_ok_and(|s| s.success())
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
@@ -164,6 +169,13 @@ impl Dispatcher {
         parsed.with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
     }
 
+    /// Starts a CLI command and does not wait for it.
+    pub fn begin(&self, arguments: &[&str]) -> Result<Process> {
+        let mut command = Command::new(binaries().join("muster"));
+        command.args(arguments).env("MUSTER_CONTEXT", self.data.join("admin.toml"));
+        Process::start(&mut command, &self.data.with_extension("cli.log"))
+    }
+
     /// Registers one of the digits models.
     pub fn register_digits(&self, version: u32) -> Result<Value> {
         let file = |name: String| digits(&name).display().to_string();
@@ -193,6 +205,61 @@ impl Dispatcher {
         let mut arguments = vec!["rollout", "start", "--model", model, "--group", "lab", "--trial-seconds", &trial];
         arguments.extend(wait.then_some("--wait"));
         self.cli(&arguments)
+    }
+}
+
+/// A real Mosquitto in the embedded broker's place.
+pub struct Mosquitto {
+    /// What `muster serve --broker` takes.
+    pub url: String,
+    conf: PathBuf,
+    log: PathBuf,
+    port: u16,
+    /// The process.
+    pub process: Process,
+}
+
+impl Mosquitto {
+    /// Whether it is installed; says so where it is not.
+    pub fn is_installed() -> bool {
+        let is_there = Command::new("mosquitto").arg("-h").stdout(Stdio::null()).status().is_ok();
+        if !is_there {
+            eprintln!("mosquitto is not installed: nothing was tested with it");
+        }
+        is_there
+    }
+
+    /// Starts one with what `muster broker mosquitto` writes for the dispatcher of `folder`.
+    pub fn start(folder: &Path) -> Result<Self> {
+        let (out, port) = (folder.join("mosquitto"), free_port());
+        let (data, listen) = (folder.join("muster-data"), format!("127.0.0.1:{port}"));
+        let mut prepare = Command::new(binaries().join("muster"));
+        prepare.args(["broker", "mosquitto", "--mqtt-listen", &listen, "--out"]).arg(&out).arg("--data").arg(data);
+        let prepared = prepare.output()?;
+        ensure!(prepared.status.success(), "muster broker: {}", String::from_utf8_lossy(&prepared.stderr));
+        let conf = out.join("mosquitto.conf");
+        // Who runs the tests may be root, whom Mosquitto would leave behind.
+        std::fs::write(&conf, std::fs::read_to_string(&conf)? + "user root\n")?;
+        let log = folder.join("mosquitto.log");
+        let process = Self::spawn(&conf, &log)?;
+        let broker = Self { url: format!("mqtts://127.0.0.1:{port}"), conf, log, port, process };
+        broker.wait_ready()?;
+        Ok(broker)
+    }
+
+    fn spawn(conf: &Path, log: &Path) -> Result<Process> {
+        Process::start(Command::new("mosquitto").arg("-c").arg(conf), log)
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        wait_for("Mosquitto's start", || std::net::TcpStream::connect(("127.0.0.1", self.port)).ok().map(drop))
+    }
+
+    /// Kills it, with all that it kept, and starts it again.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = Self::spawn(&self.conf, &self.log)?;
+        self.wait_ready()
     }
 }
 
