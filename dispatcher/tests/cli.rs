@@ -188,6 +188,11 @@ fn registers_and_finds(shell: &Shell) {
     assert!(refused.contains("[model_invalid]") && refused.contains("\nnext:  "), "{refused}");
     assert!(shell.fails(64, &["model", "register", "-n", "no", "-p", "missing"]).contains("cannot read missing"));
 
+    // It takes no room, and the dispatcher says no before a byte of it travels.
+    fs::File::create(shell.path("huge.onnx")).unwrap().set_len((2 << 30) + 1).unwrap();
+    let refused = shell.fails(1, &["model", "register", "-n", "huge", "-p", "huge.onnx"]);
+    assert!(refused.contains("[too_large]\nnext:  make the model smaller, or split"), "{refused}");
+
     let listed = shell.ok(&["model", "list", "vision/*"]);
     assert!(listed.starts_with("MODEL") && listed.lines().count() == 3, "{listed}");
     assert_eq!(shell.json(&["model", "list", "--tag", "stage=candidate"])["items"].as_array().unwrap().len(), 1);
