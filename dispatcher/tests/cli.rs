@@ -291,6 +291,14 @@ fn a_wrong_configuration_ends_with_its_own_exit_code() {
     let no_folder = shell.fails(1, &["serve", "--data", "file"]);
     assert!(no_folder.contains("the data folder file cannot be used: "), "{no_folder}");
     assert!(no_folder.contains("[store_failed]\nnext:  mend what the message names"), "{no_folder}");
+    // 192.0.2.1 is for documentation: no machine has it.
+    let nowhere = ["serve", "--data", "data", "--listen", "127.0.0.1:0", "--mqtt-listen", "192.0.2.1:8883"];
+    assert!(shell.fails(78, &nowhere).contains("cannot listen on 192.0.2.1:8883"));
+    fs::remove_file(shell.path("data/signer/keys/root.p8")).unwrap();
+    let no_key =
+        shell.fails(78, &["serve", "--data", "data", "--listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0"]);
+    assert!(no_key.contains("root.p8 is missing: restore it from a backup"), "{no_key}");
+    assert!(no_key.contains("[config_invalid]\nnext:  mend what the message names"), "{no_key}");
     assert!(shell.fails(64, &["serve", "--lisen", "x"]).contains("--listen"));
     let printed = shell.ok(&["config", "--listen", "0.0.0.0:8420"]);
     assert!(

@@ -122,7 +122,7 @@ async fn serve(config: Config, new_admin_token: bool) -> anyhow::Result<()> {
 fn next_step(code: Code) -> &'static str {
     match code {
         Code::DiskFull => "free some space where the data folder lies; devices go on answering meanwhile",
-        Code::StoreFailed => "mend what the message names; devices go on answering meanwhile",
+        Code::StoreFailed | Code::ConfigInvalid => "mend what the message names; devices go on answering meanwhile",
         other => other.next_step(),
     }
 }
