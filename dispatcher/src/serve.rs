@@ -328,7 +328,8 @@ fn reachable(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn at(host: &str, port: u16) -> String {
+/// Host and port as a URL has them: an IPv6 address in brackets.
+pub(crate) fn at(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
