@@ -163,6 +163,11 @@ fn an_operator_finds_everything_from_the_first_start_to_the_next() {
     let again = shell.serve(port, &["--new-admin-token"]);
     assert!(!again.said.contains("Made keys"), "{}", again.said);
     assert!(again.said.contains("Made another administrator's token"), "{}", again.said);
+    assert!(
+        again.said.contains("export MUSTER_CONTEXT=data/admin.toml"),
+        "each start says where it is: {}",
+        again.said
+    );
     assert_eq!(shell.json(&["info"])["ca_fingerprint"], info["ca_fingerprint"], "restarts change nothing");
     assert_eq!(shell.json(&["model", "list"])["items"].as_array().unwrap().len(), 2);
     shell.ok(&["--context", "data/admin.toml", "key", "list"]);
