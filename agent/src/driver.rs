@@ -41,6 +41,9 @@ pub struct Status {
     pub outbox_messages: usize,
     /// Their size in bytes.
     pub outbox_bytes: u64,
+    /// How many messages were dropped for want of room or for their age, since the store was made (invariant 10).
+    #[serde(default)]
+    pub outbox_dropped: u64,
     /// Whether every slot has reached an end.
     pub settled: bool,
 }
@@ -217,6 +220,7 @@ fn status_of(state: &State, now: Now) -> Status {
         online: state.is_online(),
         outbox_messages,
         outbox_bytes,
+        outbox_dropped: state.durable().outbox_dropped,
         settled: state.is_settled(),
     }
 }

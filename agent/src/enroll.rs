@@ -23,7 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is an identity already; a retry cannot help.
-    #[error("this device is already enrolled as {0}: use --force to give it a new identity")]
+    #[error(
+        "this device is already enrolled as {0}: for a new identity run `muster device revoke NAME` on the dispatcher, \
+         then this with --force"
+    )]
     AlreadyEnrolled(String),
     /// The dispatcher does not answer; a retry may help.
     #[error("the dispatcher at {api} does not answer: {reason}")]

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use muster_proto::code::Code;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber, SubjectPublicKeyInfo, date_time_ymd,
@@ -96,6 +97,19 @@ pub enum Error {
     /// The system gave no random bytes; a retry may help.
     #[error("the system gives no random bytes for a serial number")]
     Random,
+}
+
+impl Error {
+    /// The stable code, for whoever starts a dispatcher.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => Code::DiskFull,
+            Error::File { .. } => Code::StoreFailed,
+            Error::Damaged { .. } | Error::KeyMissing { .. } | Error::Name { .. } => Code::ConfigInvalid,
+            Error::Request(_) => Code::BadRequest,
+            Error::Sign { .. } | Error::Random => Code::Internal,
+        }
+    }
 }
 
 /// A certificate with its private key, for one end of a TLS connection.

@@ -89,9 +89,8 @@ pub enum ApiTls {
 pub async fn start(config: Config, api_tls: ApiTls) -> Result<Hosted, Error> {
     let data = config.data.clone();
     let listen = config.api;
-    let scheme = if api_tls == ApiTls::On { "https" } else { "http" };
     let host = config.hostnames.first().cloned().unwrap_or_default();
-    let api = config.api_url.clone().unwrap_or_else(|| format!("{scheme}://{host}:{}", listen.port()));
+    let api = config.api_url.clone().unwrap_or_else(|| url(api_tls, &host, listen.port()));
     let config = Config { api_url: Some(api.clone()), ..config };
     let running = serve::start(config).await?;
     let context = data.join(ADMIN_CONTEXT);
@@ -129,6 +128,11 @@ pub async fn start(config: Config, api_tls: ApiTls) -> Result<Hosted, Error> {
     })
 }
 
+fn url(api_tls: ApiTls, host: &str, port: u16) -> String {
+    let scheme = if api_tls == ApiTls::On { "https" } else { "http" };
+    format!("{scheme}://{}", serve::at(host, port))
+}
+
 /// Starts one on free loopback ports, as the demo and tests do.
 pub async fn start_local(data: &Path) -> Result<Hosted, Error> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -152,5 +156,22 @@ impl Hosted {
         let _ = self.stop.send(());
         let _ = tokio::time::timeout(std::time::Duration::from_secs(5), self.http).await;
         self.running.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_colons_stands_in_brackets() {
+        let table = [
+            (ApiTls::On, "hub.example", "https://hub.example:8420"),
+            (ApiTls::On, "192.0.2.1", "https://192.0.2.1:8420"),
+            (ApiTls::Off, "2001:db8::1", "http://[2001:db8::1]:8420"),
+        ];
+        for (api_tls, host, want) in table {
+            assert_eq!(url(api_tls, host, 8420), want);
+        }
     }
 }

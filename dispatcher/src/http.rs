@@ -19,6 +19,7 @@ pub mod groups;
 mod health;
 mod info;
 mod keys;
+mod metrics;
 pub mod models;
 mod rollouts;
 mod telemetry;
@@ -100,6 +101,7 @@ fn guarded() -> OpenApiRouter<App> {
         .merge(keys::routes())
         .merge(audit::routes())
         .merge(info::routes())
+        .merge(metrics::routes())
         .merge(tuf::routes())
 }
 

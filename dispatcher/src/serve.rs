@@ -142,12 +142,15 @@ impl Error {
                 Code::PortInUse
             }
             Error::Locked(_) => Code::Conflict,
-            Error::Folder { .. } | Error::Ca(_) | Error::Signer(_) => Code::StoreFailed,
+            Error::Folder { .. } => Code::StoreFailed,
+            Error::Ca(error) => error.code(),
+            Error::Signer(error) => error.code(),
             Error::Storage(error) => error.code(),
             Error::Blobs(error) => error.code(),
             Error::Registry(error) => error.code(),
             Error::App(error) => error.code(),
-            Error::Tls(_) | Error::Broker(_) | Error::Lost(_) => Code::Internal,
+            Error::Tls(_) | Error::Broker(broker::Error::Door(_)) => Code::ConfigInvalid,
+            Error::Broker(broker::Error::Inner(_)) | Error::Lost(_) => Code::Internal,
         }
     }
 }
@@ -325,7 +328,8 @@ fn reachable(ip: IpAddr) -> IpAddr {
     }
 }
 
-fn at(host: &str, port: u16) -> String {
+/// Host and port as a URL has them: an IPv6 address in brackets.
+pub(crate) fn at(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -388,5 +392,42 @@ fn broker_address(config: &Config, first_name: &str, broker: Option<&Broker>, en
     match broker {
         Some(broker) => BrokerAddress { host: first_name.to_owned(), port: broker.local_addr().port(), tls: true },
         None => BrokerAddress { host: endpoint.host.clone(), port: endpoint.port, tls: endpoint.tls },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_restart_is_tried_only_where_it_may_help() {
+        let addr: SocketAddr = "192.0.2.1:8883".parse().expect("valid");
+        let unusable = || tls::Error::Listen { addr, source: ErrorKind::AddrNotAvailable.into() };
+        let signer_io = |kind: ErrorKind| signer::Error::Io {
+            action: "read",
+            path: "root.p8".into(),
+            source: io::Error::from(kind),
+        };
+        let ca_io =
+            |kind: ErrorKind| ca::Error::File { action: "read", path: "ca.key".into(), source: io::Error::from(kind) };
+        let table: [(Error, Code); 12] = [
+            (signer::Error::Missing { path: "root.p8".into() }.into(), Code::ConfigInvalid),
+            (signer::Error::KeyUnreadable { path: "root.p8".into() }.into(), Code::ConfigInvalid),
+            (signer_io(ErrorKind::PermissionDenied).into(), Code::StoreFailed),
+            (signer_io(ErrorKind::StorageFull).into(), Code::DiskFull),
+            (ca::Error::KeyMissing { key: "ca.key".into(), certificate: "ca.crt".into() }.into(), Code::ConfigInvalid),
+            (ca::Error::Damaged { path: "ca.key".into(), reason: "cut off".into() }.into(), Code::ConfigInvalid),
+            (ca::Error::Name { name: "a b".into(), reason: "it is no name" }.into(), Code::ConfigInvalid),
+            (ca_io(ErrorKind::PermissionDenied).into(), Code::StoreFailed),
+            (ca_io(ErrorKind::StorageFull).into(), Code::DiskFull),
+            (unusable().into(), Code::ConfigInvalid),
+            (broker::Error::Door(unusable()).into(), Code::ConfigInvalid),
+            (broker::Error::Door(tls::Error::InUse(addr)).into(), Code::PortInUse),
+        ];
+        for (error, code) in table {
+            assert_eq!(error.code(), code, "{error}");
+        }
     }
 }

@@ -163,6 +163,11 @@ fn an_operator_finds_everything_from_the_first_start_to_the_next() {
     let again = shell.serve(port, &["--new-admin-token"]);
     assert!(!again.said.contains("Made keys"), "{}", again.said);
     assert!(again.said.contains("Made another administrator's token"), "{}", again.said);
+    assert!(
+        again.said.contains("export MUSTER_CONTEXT=data/admin.toml"),
+        "each start says where it is: {}",
+        again.said
+    );
     assert_eq!(shell.json(&["info"])["ca_fingerprint"], info["ca_fingerprint"], "restarts change nothing");
     assert_eq!(shell.json(&["model", "list"])["items"].as_array().unwrap().len(), 2);
     shell.ok(&["--context", "data/admin.toml", "key", "list"]);
@@ -187,6 +192,11 @@ fn registers_and_finds(shell: &Shell) {
     let refused = shell.fails(1, &["model", "register", "-n", "no", "-p", "no.onnx"]);
     assert!(refused.contains("[model_invalid]") && refused.contains("\nnext:  "), "{refused}");
     assert!(shell.fails(64, &["model", "register", "-n", "no", "-p", "missing"]).contains("cannot read missing"));
+
+    // It takes no room, and the dispatcher says no before a byte of it travels.
+    fs::File::create(shell.path("huge.onnx")).unwrap().set_len((2 << 30) + 1).unwrap();
+    let refused = shell.fails(1, &["model", "register", "-n", "huge", "-p", "huge.onnx"]);
+    assert!(refused.contains("[too_large]\nnext:  make the model smaller, or split"), "{refused}");
 
     let listed = shell.ok(&["model", "list", "vision/*"]);
     assert!(listed.starts_with("MODEL") && listed.lines().count() == 3, "{listed}");
@@ -286,6 +296,14 @@ fn a_wrong_configuration_ends_with_its_own_exit_code() {
     let no_folder = shell.fails(1, &["serve", "--data", "file"]);
     assert!(no_folder.contains("the data folder file cannot be used: "), "{no_folder}");
     assert!(no_folder.contains("[store_failed]\nnext:  mend what the message names"), "{no_folder}");
+    // 192.0.2.1 is for documentation: no machine has it.
+    let nowhere = ["serve", "--data", "data", "--listen", "127.0.0.1:0", "--mqtt-listen", "192.0.2.1:8883"];
+    assert!(shell.fails(78, &nowhere).contains("cannot listen on 192.0.2.1:8883"));
+    fs::remove_file(shell.path("data/signer/keys/root.p8")).unwrap();
+    let no_key =
+        shell.fails(78, &["serve", "--data", "data", "--listen", "127.0.0.1:0", "--mqtt-listen", "127.0.0.1:0"]);
+    assert!(no_key.contains("root.p8 is missing: restore it from a backup"), "{no_key}");
+    assert!(no_key.contains("[config_invalid]\nnext:  mend what the message names"), "{no_key}");
     assert!(shell.fails(64, &["serve", "--lisen", "x"]).contains("--listen"));
     let printed = shell.ok(&["config", "--listen", "0.0.0.0:8420"]);
     assert!(

@@ -237,7 +237,9 @@ async fn an_enrolment_token_lets_one_device_in_however_often_it_asks() {
     app.enroll(first.clone()).await.expect("enrols");
     app.enroll(first).await.expect("enrols again, as after a lost answer");
     let (_, taken) = request("pi", &secret);
-    assert_eq!(app.enroll(taken).await.expect_err("another key").code(), Code::Conflict);
+    let taken = app.enroll(taken).await.expect_err("another key");
+    assert_eq!(taken.code(), Code::Conflict);
+    assert!(taken.to_string().contains("`muster device revoke pi`"), "{taken}");
     let (_, used_up) = request("pi-2", &secret);
     assert_eq!(app.enroll(used_up).await.expect_err("used up").code(), Code::Unauthorized);
     let (_, unknown) = request("pi-2", "guessed");

@@ -303,13 +303,14 @@ pub enum OutputsFrom {
     Engine,
 }
 
-/// `|got − want| ≤ absolute + relative × |want|`, element by element; NaN equals NaN.
+/// `|got − want| ≤ absolute + relative × |want|`, element by element; NaN equals NaN. For whole numbers and booleans
+/// only the absolute part counts: a relative one would let a wrong class pass.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tolerance {
     /// The absolute part.
     pub absolute: f32,
-    /// The relative part.
+    /// The relative part, for floats only.
     pub relative: f32,
 }
 

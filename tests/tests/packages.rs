@@ -47,3 +47,11 @@ fn the_units_do_not_restart_on_wrong_usage_or_configuration() {
     let unit = std::fs::read_to_string(file("systemd/muster-agent.service")).expect("readable");
     assert!(unit.contains(&format!("ConditionPathExists={}/identity", config::DEFAULT_DATA)));
 }
+
+#[test]
+fn the_dispatchers_unit_reads_its_file_and_outranks_none_of_its_keys() {
+    let unit = std::fs::read_to_string(file("systemd/muster.service")).expect("readable");
+    let start = unit.lines().find(|line| line.starts_with("ExecStart=")).expect("a command");
+    assert!(start.ends_with(" /etc/muster/muster.toml"), "{start}");
+    assert!(!start.contains("--data") && !unit.lines().any(|line| line.starts_with("Environment=")), "{start}");
+}

@@ -143,6 +143,8 @@ fn agent(page: &mut Page, status: &Status) {
     page.single("muster_generation", "gauge", "The newest accepted desired state.", report.generation);
     page.single("muster_outbox_messages", "gauge", "Messages that wait for the dispatcher.", status.outbox_messages);
     page.single("muster_outbox_bytes", "gauge", "Their size.", status.outbox_bytes);
+    let dropped = status.outbox_dropped;
+    page.single("muster_agent_outbox_dropped_total", "counter", "Messages that the outbox had to drop.", dropped);
 }
 
 fn system(page: &mut Page, disk: Option<PathBuf>) {

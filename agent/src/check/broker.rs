@@ -48,7 +48,7 @@ pub(super) fn check(identity: &Result<Identity, Error>) -> Finding {
         Err(reason) => Finding::fail(
             "broker",
             format!("{at}: {reason}"),
-            "if the dispatcher was set up anew, enrol the device again with --force",
+            "if the dispatcher was set up anew, enrol the device there: `muster-agent enroll --force TOKEN`",
         ),
     }
 }

@@ -15,7 +15,7 @@ pub struct Args {
     /// The device's name; the host name by default.
     #[arg(long)]
     name: Option<String>,
-    /// Give an enrolled device a new identity.
+    /// Give an enrolled device a new identity; under its old name only once `muster device revoke` has freed that.
     #[arg(long)]
     force: bool,
 }

@@ -42,6 +42,9 @@ fn text(status: &Status) -> String {
             status.outbox_messages, status.outbox_bytes
         ));
     }
+    if status.outbox_dropped > 0 {
+        text.push_str(&format!("{} messages were dropped before the dispatcher had them\n", status.outbox_dropped));
+    }
     if let Some(refused) = &report.refused {
         text.push_str(&format!("refused: {} [{}]\n", refused.detail, refused.code));
     }

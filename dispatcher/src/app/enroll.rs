@@ -122,7 +122,10 @@ impl App {
         agent: muster_proto::report::AgentInfo,
         now: u64,
     ) -> Result<()> {
-        let taken = format!("a device called {device} is enrolled already: choose another name, or remove it first");
+        let taken = format!(
+            "a device called {device} is enrolled already: run `muster device revoke {device}` first, or \
+             choose another name"
+        );
         if self.0.driver.fleet().devices.contains_key(device) {
             return Err(Error::conflict(taken));
         }

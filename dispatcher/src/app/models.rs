@@ -21,9 +21,14 @@ const MAX_UNREGISTERED: u64 = 32 << 30;
 const MAX_NAMED: usize = 100;
 
 impl App {
+    /// The largest raw file that is taken in, in bytes.
+    pub fn upload_limit(&self) -> u64 {
+        self.0.upload_limit
+    }
+
     /// Takes a raw file in, piece by piece, and keeps it under `digest` until a registration uses it; what no
-    /// registration uses is deleted after a day. Refused where the bytes have another digest or exceed the
-    /// configured limit. The same file again is taken without harm.
+    /// registration uses is deleted after a day. Refused where the bytes have another digest or exceed
+    /// [`App::upload_limit`]. The same file again is taken without harm.
     pub async fn upload_blob<S, E>(&self, digest: Digest, body: S) -> Result<Uploaded>
     where
         S: Stream<Item = std::result::Result<Bytes, E>> + Send + Unpin,

@@ -71,6 +71,11 @@ impl App {
         Ok(self.0.driver.fleet().rollouts.values().rev().map(project::rollout).collect())
     }
 
+    /// How many rollouts stand so.
+    pub fn count_rollouts(&self, status: RolloutStatus) -> usize {
+        self.0.driver.fleet().rollouts.values().filter(|rollout| rollout.status == status).count()
+    }
+
     /// One rollout with each of its devices.
     pub async fn show_rollout(&self, id: RolloutId) -> Result<RolloutDetail> {
         let fleet = self.0.driver.fleet();

@@ -22,6 +22,9 @@ const CONNECT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(75);
 /// How long it may be silent while it registers a model; its own limit is 30 minutes.
 const REGISTRATION: Duration = Duration::from_secs(31 * 60);
+/// Uploads from this many bytes on wait for the dispatcher's consent: one that refused such a body while it travelled
+/// would be seen as a connection that broke.
+const ASK_FIRST: u64 = 1 << 20;
 /// The largest JSON answer that is read.
 const MAX_ANSWER: u64 = 256 << 20;
 /// Where systems keep the authorities that they trust, by distribution.
@@ -135,10 +138,13 @@ impl Client {
 
     /// Sends `length` raw bytes.
     pub(super) fn upload(&self, path: &str, length: u64, reader: impl Read + 'static) -> Result<(), Failure> {
-        let request = self
+        let mut request = self
             .request(Method::PUT, path)
             .header(header::CONTENT_LENGTH, length)
             .header(header::CONTENT_TYPE, "application/octet-stream");
+        if length >= ASK_FIRST {
+            request = request.header(header::EXPECT, "100-continue");
+        }
         let mut response = self.send(request, SendBody::from_owned_reader(reader), None)?;
         refuse_problem(&mut response)
     }

@@ -100,10 +100,13 @@ async fn serve(config: Config, new_admin_token: bool) -> anyhow::Result<()> {
     })?;
     if hosted.is_first_start {
         say!("Made keys, certificate authority, database and an administrator's token in {}.", data.display());
-        say!("Use them:   export MUSTER_CONTEXT={}", hosted.context.display());
     } else if new_admin_token {
         write_admin_token(&hosted, api_tls).await?;
-        say!("Made another administrator's token: {}", hosted.context.display());
+        say!("Made another administrator's token.");
+    }
+    // At each start: a first one that failed late, at the API's port, has made the file and not told it.
+    if hosted.context.exists() {
+        say!("Operators:  export MUSTER_CONTEXT={}", hosted.context.display());
     }
     say!("Authority:  SHA-256 {}", hosted.app.info().await?.ca_fingerprint);
     say!("API:        {}   (open it in a browser for its documentation)", hosted.api);
@@ -122,7 +125,7 @@ async fn serve(config: Config, new_admin_token: bool) -> anyhow::Result<()> {
 fn next_step(code: Code) -> &'static str {
     match code {
         Code::DiskFull => "free some space where the data folder lies; devices go on answering meanwhile",
-        Code::StoreFailed => "mend what the message names; devices go on answering meanwhile",
+        Code::StoreFailed | Code::ConfigInvalid => "mend what the message names; devices go on answering meanwhile",
         other => other.next_step(),
     }
 }

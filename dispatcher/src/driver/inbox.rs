@@ -86,6 +86,11 @@ impl Inbox {
                     None => true,
                 }
             }
+            // An external broker may go on letting in a device that was removed (invariant 14).
+            Leaf::Fetch if !self.is_enrolled(device) => {
+                self.counters.warn("fetch_of_unknown_device", device);
+                true
+            }
             Leaf::Fetch => {
                 self.saw(device);
                 if let Some(fetch) = self.decode::<Fetch>(device, payload) {
@@ -102,6 +107,10 @@ impl Inbox {
         if !taken {
             self.counters.count("inbox_full");
         }
+    }
+
+    fn is_enrolled(&self, device: &DeviceId) -> bool {
+        self.driver.fleet().devices.contains_key(device)
     }
 
     fn saw(&mut self, device: &DeviceId) {

@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use muster_proto::id::Generation;
+use muster_proto::id::{Digest, Generation};
 use muster_proto::report::{AgentInfo, DeviceReport, Report, SlotWindow, Telemetry, Vitals};
+use muster_proto::topic::{Leaf, Topic};
+use muster_proto::transfer::{Fetch, Object};
 use muster_proto::trust::sign::report_signing_input;
 use muster_proto::wire;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 
 use super::*;
+use crate::blobs::Blobs;
 use crate::domain::{Device, DeviceChange};
+use crate::link::Incoming;
+use crate::transfer::{self, Transfer};
 
 struct World {
     dir: tempfile::TempDir,
@@ -142,7 +147,7 @@ async fn repeated_windows_are_counted_once() {
         length_ms: 60_000,
         slots: vec![SlotWindow {
             slot: "digits".parse().expect("valid"),
-            digest: muster_proto::id::Digest::of(b"m"),
+            digest: Digest::of(b"m"),
             ok: 10,
             errors: 1,
             rejected: 0,
@@ -159,4 +164,37 @@ async fn repeated_windows_are_counted_once() {
     assert_eq!((totals.ok, totals.errors, at), (30, 3, 7));
     let vitals = world.storage.device_telemetry(&id("pi")).await.expect("reads").expect("is there").vitals;
     assert_eq!(vitals.rss_bytes, 3);
+}
+
+#[tokio::test]
+async fn invariant_14_only_enrolled_devices_may_fetch() {
+    let world = world().await;
+    enrol(&world, "pi", &key()).await;
+    let blobs = Blobs::open(&world.dir.path().join("blobs")).await.expect("opens");
+    let (transfer, _sender) = Transfer::new(transfer::Parts {
+        workspace: "default".parse().expect("valid"),
+        blobs,
+        storage: world.storage.clone(),
+        metadata: Arc::new(|_| None),
+        counters: world.counters.clone(),
+    });
+    let (telemetry, _) = TelemetryQueue::start(world.storage.clone(), Outbox::default());
+    let workspace = "default".parse().expect("valid");
+    let mut inbox = Inbox::new(workspace, world.driver.clone(), transfer, telemetry, world.counters.clone());
+    // What is taken up is counted too, because no chunk is so small.
+    let fetch =
+        Fetch::ChunksV1 { object: Object::Blob(Digest::of(b"m")), chunk_size: 1, indices: vec![0], joined: false };
+    let mut ask = |device: &str| {
+        let topic = Topic::device("default".parse().expect("valid"), id(device), Leaf::Fetch);
+        inbox.take(Incoming::Message(topic, wire::encode(&fetch).expect("encodes").into()));
+    };
+    ask("pi");
+    ask("nobody");
+    let counts = world.counters.all();
+    assert_eq!((counts["fetch_out_of_bounds"], counts["fetch_of_unknown_device"]), (1, 1));
+    let removed: Result<(), Error<String>> = world.driver.decide(|_| Ok((Some(Event::Removed(id("pi"))), ()))).await;
+    removed.expect("is stored");
+    ask("pi");
+    let counts = world.counters.all();
+    assert_eq!((counts["fetch_out_of_bounds"], counts["fetch_of_unknown_device"]), (1, 2));
 }

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt as _, stream};
 use muster_proto::code::Code;
 use muster_proto::id::Digest;
-use muster_proto::manifest::MAX_FILE;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -46,30 +45,36 @@ async fn upload(
     body: Body,
 ) -> Result<Response> {
     let claimed = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let limit = app.upload_limit();
     // Told before the bytes travel; what comes without a length is cut off while it comes.
-    if claimed.is_some_and(|length| length > MAX_FILE) {
-        return Err(Problem::new(Code::TooLarge, format!("a file of a model has at most {MAX_FILE} bytes"))
-            .with_next("make the model smaller, or split its weights into several files"));
+    if claimed.is_some_and(|length| length > limit) {
+        return Err(too_large(limit));
     }
-    let uploaded = app.upload_blob(digest, Box::pin(guarded(body))).await?;
+    let uploaded = app.upload_blob(digest, Box::pin(guarded(body))).await.map_err(|error| match error.code() {
+        Code::TooLarge => too_large(limit),
+        _ => error.into(),
+    })?;
     Ok((StatusCode::CREATED, axum::Json(uploaded)).into_response())
 }
 
-/// The body's pieces, ended by an error where it stands still or grows beyond the limit.
+/// The code's own step is for a device.
+fn too_large(limit: u64) -> Problem {
+    Problem::new(Code::TooLarge, format!("a file of a model has at most {limit} bytes"))
+        .with_next("make the model smaller, or split its weights into several files")
+}
+
+/// The body's pieces, ended by an error where it stands still.
 fn guarded(body: Body) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold(Some((body.into_data_stream(), 0u64)), |state| async {
-        let (mut body, before) = state?;
-        let piece = match tokio::time::timeout(IDLE, body.next()).await {
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the upload stood still for a minute")),
-            Ok(None) => return None,
-            Ok(Some(Err(error))) => Err(io::Error::other(error)),
-            Ok(Some(Ok(bytes))) => Ok(bytes),
-        };
-        let total = before.saturating_add(piece.as_ref().map_or(0, |bytes| bytes.len() as u64));
-        match piece {
-            Ok(_) if total > MAX_FILE => Some((Err(io::Error::other("the upload is larger than the limit")), None)),
-            Ok(bytes) => Some((Ok(bytes), Some((body, total)))),
-            Err(error) => Some((Err(error), None)),
+    stream::unfold(Some(body.into_data_stream()), |state| async {
+        let mut body = state?;
+        match tokio::time::timeout(IDLE, body.next()).await {
+            Err(_) => {
+                let still = io::Error::new(io::ErrorKind::TimedOut, "the upload stood still for a minute");
+                Some((Err(still), None))
+            }
+            Ok(None) => None,
+            Ok(Some(Err(error))) => Some((Err(io::Error::other(error)), None)),
+            Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
         }
     })
 }

@@ -112,7 +112,12 @@ async fn uploads_are_checked_before_they_count() {
     assert_eq!(dispatcher.call("HEAD", &path, None).await.status, 404);
     dispatcher.send(put(&path, None, b"wrong")).await.problem(422, "digest_mismatch");
     assert_eq!(dispatcher.call("HEAD", &path, None).await.status, 404);
-    dispatcher.send(put(&path, Some(u64::MAX), b"right")).await.problem(413, "too_large");
+    let limit = dispatcher.running.app.upload_limit();
+    for claimed in [limit + 1, u64::MAX] {
+        let refused = dispatcher.send(put(&path, Some(claimed), b"right")).await;
+        assert!(refused.problem(413, "too_large").contains(&format!("at most {limit} bytes")), "{claimed}");
+        assert!(refused.text().contains("into several files"), "{}", refused.text());
+    }
     dispatcher.upload(b"right").await;
     dispatcher.upload(b"right").await;
     assert_eq!(dispatcher.call("HEAD", &path, None).await.status, 200);

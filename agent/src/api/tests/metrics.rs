@@ -37,7 +37,14 @@ pub fn status() -> (watch::Sender<Status>, watch::Receiver<Status>) {
         slots: vec![slot],
         refused: None,
     };
-    watch::channel(Status { report, online: true, outbox_messages: 3, outbox_bytes: 400, settled: false })
+    watch::channel(Status {
+        report,
+        online: true,
+        outbox_messages: 3,
+        outbox_bytes: 400,
+        outbox_dropped: 5,
+        settled: false,
+    })
 }
 
 #[tokio::test]
@@ -92,6 +99,7 @@ async fn metrics_have_one_series_per_slot_and_word() {
         "muster_generation 12",
         "muster_outbox_messages 3",
         "muster_outbox_bytes 400",
+        "muster_agent_outbox_dropped_total 5",
     ] {
         assert!(page.text().lines().any(|other| other == line), "{line} is missing in\n{}", page.text());
     }

@@ -58,7 +58,8 @@ pub(crate) struct RegisterArgs {
     /// The shape of an input that declares none, or not all of it. Repeats.
     #[arg(long, value_name = "INPUT=1x3x224x224", value_parser = shape)]
     input_shape: Vec<(String, Vec<u64>)>,
-    /// How far a device's outputs may differ from the samples'; 0.001,0.001 unless given.
+    /// How far a device's outputs may differ from the samples'; 0.001,0.001 unless given. One number alone is the
+    /// absolute part, and the relative one is 0.
     #[arg(long, value_name = "ABSOLUTE[,RELATIVE]", value_parser = tolerance)]
     tolerance: Option<Tolerance>,
     /// A processor architecture that may run it, e.g. aarch64; any unless given. Repeats.

@@ -93,6 +93,7 @@ fn a_desired_state_by_any_other_key_is_refused() {
     for (what, signatures) in table {
         let error = refused(verify(&publisher, &message(signatures), None), what);
         assert_eq!(error, Error::Signatures { role: Role::Director, valid: 0, threshold: 1 }, "{what}");
+        assert_eq!(error.code(), Code::SignatureInvalid, "{what}");
     }
     assert!(verify(&publisher, &message(vec![director.sign(&input)]), None).is_ok());
 }
@@ -249,7 +250,9 @@ fn a_report_is_taken_only_from_its_devices_key() {
         ("without the prefix", signed(&device, &payload)),
         ("with a desired state's prefix", signed(&device, &sign::desired_signing_input(&payload))),
     ] {
-        assert_eq!(verify_report(point, &message), Err(Error::ReportSignature), "{what}");
+        let error = refused(verify_report(point, &message), what);
+        assert_eq!(error, Error::ReportSignature, "{what}");
+        assert_eq!(error.code(), Code::SignatureInvalid, "{what}");
     }
     assert_eq!(verify_report(&point[1..], &signed(&device, &input)), Err(Error::ReportSignature));
 }
