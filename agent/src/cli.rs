@@ -210,7 +210,8 @@ fn run_agent(args: &RunArgs, mut config: Config) -> ExitCode {
 fn start_log(json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MUSTER_AGENT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,tract=warn,sled=warn,rumqttc=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     if json {
         builder.json().init();
     } else {

@@ -243,6 +243,11 @@ impl App {
         Ok(self.0.driver.decide(decide).await?)
     }
 
+    /// Runs `work` to its end even if whoever asked goes away meanwhile, so that nothing is left half done.
+    async fn to_the_end<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        tokio::spawn(work).await.unwrap_or_else(|error| Err(Error::internal("a part of the request", error)))
+    }
+
     /// Adds a line to the audit log. What was done stays done if that fails.
     async fn record(&self, by: &Principal, action: &str, subject: &str, detail: &str) {
         let written = self.0.storage.add_audit(crate::now(), &by.name, action, subject, detail).await;

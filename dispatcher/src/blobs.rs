@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
@@ -104,6 +104,17 @@ impl Error {
             Error::Folder { .. } | Error::Store { .. } => Code::StoreFailed,
         }
     }
+}
+
+/// An object in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How long ago it was written.
+    pub age: Duration,
 }
 
 /// The store. Clones share it.
@@ -230,8 +241,8 @@ impl Blobs {
         }
     }
 
-    /// Every object of a kind with its age.
-    pub async fn list(&self, kind: Kind) -> Result<Vec<(Digest, std::time::Duration)>, Error> {
+    /// Every object of a kind.
+    pub async fn list(&self, kind: Kind) -> Result<Vec<Listed>, Error> {
         let now = SystemTime::now();
         let prefix = Key::from(kind.folder());
         let objects: Vec<_> =
@@ -239,7 +250,7 @@ impl Blobs {
         let entry = |meta: object_store::ObjectMeta| {
             let digest = meta.location.filename()?.parse().ok()?;
             let age = now.duration_since(meta.last_modified.into()).unwrap_or_default();
-            Some((digest, age))
+            Some(Listed { digest, size: meta.size, age })
         };
         Ok(objects.into_iter().filter_map(entry).collect())
     }
@@ -303,7 +314,7 @@ mod tests {
         assert_eq!(&blobs.read_range(Kind::Blob, digest, 6..11).await.expect("reads")[..], b"world");
         assert!(matches!(blobs.read(Kind::Blob, digest, 10).await, Err(Error::TooLarge { limit: 10 })));
         assert!(matches!(blobs.read(Kind::Raw, digest, 100).await, Err(Error::Missing { .. })));
-        assert_eq!(blobs.list(Kind::Blob).await.expect("lists")[0].0, digest);
+        assert_eq!(blobs.list(Kind::Blob).await.expect("lists")[0].digest, digest);
         blobs.delete(Kind::Blob, digest).await.expect("deletes");
         blobs.delete(Kind::Blob, digest).await.expect("deletes");
         assert_eq!(blobs.list(Kind::Blob).await.expect("lists"), []);

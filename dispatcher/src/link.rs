@@ -154,7 +154,8 @@ impl Link {
     }
 
     async fn poll(self, mut events: EventLoop, config: Config, mut handle: impl FnMut(Incoming)) {
-        let (mut errors, mut rebuilt) = (0u32, false);
+        // A new process has not published what the one before it may have owed.
+        let (mut errors, mut rebuilt) = (0u32, true);
         loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::ConnAck(ack))) => {

@@ -21,7 +21,8 @@ pub fn binaries() -> &'static Path {
         let profile = test.parent().and_then(Path::parent).expect("target/PROFILE/deps/TEST").to_owned();
         let release = profile.file_name().is_some_and(|n| n == "release");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "muster-agent", "-p", "muster-dispatcher", "--bins"]);
+        // The whole workspace, so that features are those of the tests and nothing is compiled twice.
+        build.args(["build", "--quiet", "--workspace", "--bins"]);
         build.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
         if let Some(target) = profile.parent() {
             build.env("CARGO_TARGET_DIR", target);
@@ -157,7 +158,10 @@ impl Dispatcher {
             arguments.join(" "),
             String::from_utf8_lossy(&output.stderr)
         );
-        serde_json::from_str(&text).with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
+        // Commands that follow something print a line for each change; the last one counts.
+        let last = text.trim_end().lines().last().unwrap_or_default();
+        let parsed = serde_json::from_str(&text).or_else(|_| serde_json::from_str(last));
+        parsed.with_context(|| format!("muster {} printed {text:?}", arguments.join(" ")))
     }
 
     /// Registers one of the digits models.

@@ -40,7 +40,7 @@ fn register_roll_out_and_update(dispatcher: &Dispatcher, agents: &[Agent]) -> Re
     dispatcher.roll_out("digits:1", 1, true)?;
     for agent in agents {
         let answer = agent.score(&seven()).context("no answer")?;
-        let best = answer["outputs"]["logits"][0]["label"].as_str().map(str::to_owned);
+        let best = answer["outputs"]["logits"][0][0]["label"].as_str().map(str::to_owned);
         ensure!(best.as_deref() == Some("7"), "{answer}");
     }
     dispatcher.register_digits(2)?;
@@ -68,7 +68,7 @@ fn a_signed_model_reaches_real_agents_over_the_embedded_broker() -> Result<()> {
     ensure!(agents[0].answering_version(&seven()) == Some(2));
     dispatcher.restart()?;
     let devices = dispatcher.cli(&["device", "list"])?;
-    ensure!(devices.as_array().is_some_and(|d| d.len() == 3), "{devices}");
+    ensure!(devices["items"].as_array().is_some_and(|d| d.len() == 3), "{devices}");
 
     // The same content again is the same version; a desired version cannot be deleted.
     let again = dispatcher.register_digits(2)?;
@@ -92,7 +92,7 @@ fn a_signed_model_reaches_real_agents_over_the_embedded_broker() -> Result<()> {
 
 #[test]
 fn an_agent_that_is_killed_at_random_instants_answers_and_converges() -> Result<()> {
-    let kills: u32 = std::env::var("MUSTER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let kills: u32 = std::env::var("MUSTER_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let seed: u64 =
         std::env::var("MUSTER_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
     println!("MUSTER_KILLS={kills} MUSTER_SEED={seed}");
@@ -135,7 +135,7 @@ fn an_agent_that_is_killed_at_random_instants_answers_and_converges() -> Result<
         wait_for("the new version", converged).with_context(|| format!("round {round}:\n{}", agent.log()))?;
         wait_for("the report", || {
             let device = dispatcher.cli(&["device", "show", "pi"]).ok()?;
-            (device["converged"] == true || device["device"]["converged"] == true).then_some(())
+            (device["view"]["converged"] == true).then_some(())
         })?;
     }
     println!("{kills} kills: {with_old} answered with the old version first, {} with the new", kills - with_old);

@@ -111,9 +111,10 @@ mod tests {
 
     use super::*;
 
-    /// Reads until the stream ends or fails.
+    /// Reads until the stream ends or fails, which it has to do soon.
     async fn read_to_end(stream: &mut Patient<tokio::io::DuplexStream>) -> io::Result<usize> {
-        stream.read_to_end(&mut Vec::new()).await
+        let mut bytes = Vec::new();
+        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut bytes)).await.expect("an end")
     }
 
     fn pair() -> (tokio::io::DuplexStream, Patient<tokio::io::DuplexStream>, Heads) {

@@ -131,11 +131,11 @@ impl Error {
 
 /// Finds the recipe by which the engine loads the model and runs it once.
 ///
-/// The first rung of [`ladder`] that does both is taken.
+/// The first rung of the ladder that does both is taken.
 pub fn inspect(request: &Request) -> Result<Imported, Error> {
     let entry = entry_of(request.path)?;
     let proto = onnx::read(&entry)?;
-    let (inputs, outputs) = (onnx::inputs(&proto), onnx::outputs(&proto));
+    let onnx::Declaration { inputs, outputs, .. } = onnx::declaration(&proto);
     check_shapes(request.input_shapes, &inputs)?;
     let sample = request.samples.first();
     check_samples(request.samples, &inputs)?;

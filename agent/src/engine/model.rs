@@ -131,40 +131,33 @@ impl Model {
     pub fn load(entry: &Path, recipe: &Load) -> Result<Self, Error> {
         let started = Instant::now();
         let proto = onnx::read(entry)?;
-        let declared = (onnx::inputs(&proto), onnx::outputs(&proto));
+        let declared = onnx::declaration(&proto);
         let plan = plan::build_once(proto, folder_of(entry), recipe)
             // The protobuf is gone by then, so it is read once more for the failing node's operator.
             .map_err(|fault| Error::unsupported(entry, onnx::read(entry).ok().as_ref(), &fault))?;
-        Self::new(plan, &declared.0, &declared.1, recipe, started.elapsed())
-            .map_err(|fault| Error::unsupported(entry, None, &fault))
+        Self::new(plan, &declared, recipe, started.elapsed()).map_err(|fault| Error::unsupported(entry, None, &fault))
     }
 
     /// [`Model::load`] of a file that is read already and used again.
     pub(super) fn build(entry: &Path, proto: &ModelProto, recipe: &Load) -> Result<Self, Fault> {
         let started = Instant::now();
         let plan = plan::build(proto, folder_of(entry), recipe)?;
-        Self::new(plan, &onnx::inputs(proto), &onnx::outputs(proto), recipe, started.elapsed())
+        Self::new(plan, &onnx::declaration(proto), recipe, started.elapsed())
     }
 
-    fn new(
-        plan: Arc<Plan>,
-        declared_inputs: &[onnx::Declared],
-        declared_outputs: &[onnx::Declared],
-        recipe: &Load,
-        load_time: Duration,
-    ) -> Result<Self, Fault> {
+    fn new(plan: Arc<Plan>, declared: &onnx::Declaration, recipe: &Load, load_time: Duration) -> Result<Self, Fault> {
         let specs = |facts: Vec<plan::PlanFact>, declared: &[onnx::Declared]| {
             let named = declared.iter().zip(facts);
             named.map(|(declared, fact)| spec(&declared.name, fact)).collect::<Result<Vec<_>, Fault>>()
         };
-        let mut inputs = specs(plan::inputs(&plan)?, declared_inputs)?;
-        let mut outputs = specs(plan::outputs(&plan)?, declared_outputs)?;
-        if inputs.len() != declared_inputs.len() || outputs.len() != declared_outputs.len() {
+        let mut inputs = specs(plan::inputs(&plan)?, &declared.inputs)?;
+        let mut outputs = specs(plan::outputs(&plan)?, &declared.outputs)?;
+        if inputs.len() != declared.inputs.len() || outputs.len() != declared.outputs.len() {
             return Err(Fault::new("the plan has other inputs or outputs than the file"));
         }
         let one = |spec: &TensorSpec| spec.shape.first() == Some(&Dim::Fixed(1));
         let planned_for_one = inputs.iter().all(|spec| recipe.input_shapes.contains_key(&spec.name) && one(spec));
-        let batch = match batch::declared_batch(declared_inputs, declared_outputs) {
+        let batch = match batch::declared_batch(&declared.inputs, &declared.outputs) {
             Some(name) if planned_for_one && outputs.iter().all(one) => Batch::Items(name),
             _ => Batch::Whole,
         };
@@ -173,7 +166,7 @@ impl Model {
                 spec.shape[0] = Dim::Symbol(name.clone());
             }
         }
-        let memory_bytes = plan::memory_bytes(&plan)?;
+        let memory_bytes = plan::memory_bytes(&plan, declared.stored_bytes)?;
         Ok(Self { plan, inputs, outputs, batch, memory_bytes, load_time })
     }
 

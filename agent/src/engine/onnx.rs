@@ -13,6 +13,17 @@ use tract_onnx::prelude::Framework;
 use super::guard::guard;
 use super::model::{Error, Node};
 
+/// What a plan cannot tell of its file.
+#[derive(Debug, Clone)]
+pub(super) struct Declaration {
+    /// The inputs that a caller gives, in order: those without an initial value in the file.
+    pub(super) inputs: Vec<Declared>,
+    /// The outputs, in order.
+    pub(super) outputs: Vec<Declared>,
+    /// How many bytes all stored tensors take.
+    pub(super) stored_bytes: u64,
+}
+
 /// A declared input or output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Declared {
@@ -65,16 +76,16 @@ pub(super) fn read(path: &Path) -> Result<ModelProto, Error> {
     }
 }
 
-/// The inputs that a caller gives, in order: those without an initial value in the file.
-pub(super) fn inputs(proto: &ModelProto) -> Vec<Declared> {
-    let Some(graph) = &proto.graph else { return Vec::new() };
-    let initialised: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
-    graph.input.iter().filter(|input| !initialised.contains(input.name.as_str())).map(declared).collect()
-}
-
-/// The outputs, in order.
-pub(super) fn outputs(proto: &ModelProto) -> Vec<Declared> {
-    proto.graph.iter().flat_map(|graph| &graph.output).map(declared).collect()
+/// What `proto` declares.
+pub(super) fn declaration(proto: &ModelProto) -> Declaration {
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    if let Some(graph) = &proto.graph {
+        let initialised: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+        let given = graph.input.iter().filter(|input| !initialised.contains(input.name.as_str()));
+        inputs.extend(given.map(declared));
+        outputs.extend(graph.output.iter().map(declared));
+    }
+    Declaration { inputs, outputs, stored_bytes: stored_bytes(proto) }
 }
 
 fn declared(info: &ValueInfoProto) -> Declared {
@@ -108,11 +119,23 @@ pub(super) fn operators(proto: &ModelProto) -> BTreeMap<String, u64> {
 /// How many trained numbers the file holds: the elements of all stored tensors but 64-bit whole
 /// numbers, which exporters use for shapes and indices.
 pub(super) fn parameters(proto: &ModelProto) -> u64 {
-    let stored = tensors(proto).filter(|tensor| tensor.data_type != DataType::Int64 as i32);
-    let elements = |tensor: &TensorProto| {
-        tensor.dims.iter().fold(1u64, |product, dim| product.saturating_mul(u64::try_from(*dim).unwrap_or(0)))
+    let trained = tensors(proto).filter(|tensor| tensor.data_type != DataType::Int64 as i32);
+    trained.fold(0, |sum, tensor| sum.saturating_add(elements(tensor)))
+}
+
+/// How many bytes all stored tensors take, in this file and in external ones.
+fn stored_bytes(proto: &ModelProto) -> u64 {
+    let element = |tensor: &TensorProto| match DataType::try_from(tensor.data_type) {
+        Ok(DataType::Double | DataType::Int64 | DataType::Uint64) => 8,
+        Ok(DataType::Float16 | DataType::Bfloat16 | DataType::Int16 | DataType::Uint16) => 2,
+        Ok(DataType::Int8 | DataType::Uint8 | DataType::Bool) => 1,
+        _ => 4,
     };
-    stored.fold(0, |sum, tensor| sum.saturating_add(elements(tensor)))
+    tensors(proto).fold(0, |sum, tensor| sum.saturating_add(elements(tensor).saturating_mul(element(tensor))))
+}
+
+fn elements(tensor: &TensorProto) -> u64 {
+    tensor.dims.iter().fold(1u64, |product, dim| product.saturating_mul(u64::try_from(*dim).unwrap_or(0)))
 }
 
 /// The files beside the model file that hold tensors of it, as it names them.

@@ -14,6 +14,9 @@ use tract_onnx::tract_core::ops::konst::Const;
 
 use super::guard::{Fault, guard};
 
+/// What a node takes beside its weights and values.
+const NODE_BYTES: u64 = 12 << 10;
+
 /// An optimised plan.
 pub(super) type Plan = SimplePlan<TypedFact, Box<dyn TypedOp>>;
 
@@ -95,22 +98,19 @@ pub(super) fn symbol_values(plan: &Plan, shapes: &[Vec<usize>]) -> TractResult<S
     Ok(values)
 }
 
-/// How much memory `plan` takes: its constants, and the most that values between its nodes take at
-/// once, with every symbol at 1. Scratch space of kernels is not counted.
-pub(super) fn memory_bytes(plan: &Plan) -> Result<u64, Fault> {
+/// How much memory a loaded `plan` takes, whose file stores `stored` bytes of tensors: an estimate.
+///
+/// Weights that kernels have packed are hidden inside tract's operators, so they are taken from the file,
+/// and twice, because what loading frees stays with the allocator; to that come the most that values
+/// between nodes take at once, with every symbol at 1, and 12 KiB a node. Against the growth of anonymous
+/// resident memory of eight real models (0.1 to 11 MB) that was off by -17 % to +27 %.
+pub(super) fn memory_bytes(plan: &Plan, stored: u64) -> Result<u64, Fault> {
     guard(|| {
         let model = plan.model();
         let ones = model.symbols.all_symbols().iter().fold(SymbolValues::default(), |values, s| values.with(s, 1));
         let size = |bytes: &TDim| u64::try_from(bytes.eval(&ones).to_i64().unwrap_or(0)).unwrap_or(0);
-        let constants = model.nodes.iter().filter(|node| node.op_is::<Const>()).flat_map(|node| &node.outputs);
-        // Packed weights are counted as what they are packed in, not by their shape as well.
-        let constant = |fact: &TypedFact| match fact.exotic_fact() {
-            Some(packed) => size(&packed.mem_size()),
-            None => size(&fact.mem_size()),
-        };
-        let constants = constants.fold(0u64, |sum, output| sum.saturating_add(constant(&output.fact)));
         let between = model.eval_tmp_memory_usage(plan.order_without_consts(), |node| !node.op_is::<Const>())?;
         let peak = between.iter().map(|(_, bytes)| size(bytes)).max().unwrap_or(0);
-        Ok(constants.saturating_add(peak))
+        Ok(stored.saturating_mul(2).saturating_add(peak).saturating_add(NODE_BYTES * model.nodes.len() as u64))
     })
 }

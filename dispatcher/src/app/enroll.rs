@@ -85,7 +85,8 @@ impl App {
             known.is_some_and(|known| known.public_key == public_key && known.token == grant.id)
         };
         if !repeated {
-            self.let_in(&device, public_key, grant, agent, now).await?;
+            let (app, name) = (self.clone(), device.clone());
+            self.to_the_end(async move { app.let_in(&name, public_key, grant, agent, now).await }).await?;
         }
         let (root, director_root) =
             self.0.signing.run(|signer| (signer.root_bytes().to_vec(), signer.director_root_bytes().to_vec())).await;

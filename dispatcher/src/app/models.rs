@@ -15,6 +15,8 @@ use crate::domain::device::labels_match;
 use crate::domain::registry::{check_labels, deletion_blockers, name_matches};
 use crate::storage::VersionRecord;
 
+/// The most bytes that may be uploaded and not yet registered (invariant 10).
+const MAX_UNREGISTERED: u64 = 32 << 30;
 /// How many of those that desire a version are named.
 const MAX_NAMED: usize = 100;
 
@@ -27,6 +29,12 @@ impl App {
         S: Stream<Item = std::result::Result<Bytes, E>> + Send + Unpin,
         E: std::error::Error + Send + Sync + 'static,
     {
+        let waiting = self.0.registry.unregistered_bytes().await?;
+        if waiting > MAX_UNREGISTERED {
+            return Err(Error::conflict(format!(
+                "{waiting} bytes were uploaded and never registered: register them, or wait a day until they are deleted"
+            )));
+        }
         let size = self.0.blobs.upload(Kind::Raw, digest, self.0.upload_limit, body).await?;
         Ok(Uploaded { digest, size })
     }
@@ -38,16 +46,20 @@ impl App {
 
     /// Registers a version: loads it with the devices' engine, probes it, signs it. All or nothing.
     pub async fn register_model(&self, registration: Registration, by: &Principal) -> Result<Registered> {
-        let (watch, model) = (self.0.watch.clone(), registration.name.clone());
-        let step = move |step: &str| {
-            let _ = watch.send(WatchEvent::Registration { model: model.clone(), step: step.to_owned() });
-        };
-        let registered = self.0.registry.register(registration, &by.name, step).await?;
-        if !registered.already_registered {
-            let subject = format!("{}:{}", registered.model, registered.version);
-            self.record(by, "model.register", &subject, &registered.digest.to_string()).await;
-        }
-        Ok(registered)
+        let (app, by) = (self.clone(), by.clone());
+        self.to_the_end(async move {
+            let (watch, model) = (app.0.watch.clone(), registration.name.clone());
+            let step = move |step: &str| {
+                let _ = watch.send(WatchEvent::Registration { model: model.clone(), step: step.to_owned() });
+            };
+            let registered = app.0.registry.register(registration, &by.name, step).await?;
+            if !registered.already_registered {
+                let subject = format!("{}:{}", registered.model, registered.version);
+                app.record(&by, "model.register", &subject, &registered.digest.to_string()).await;
+            }
+            Ok(registered)
+        })
+        .await
     }
 
     /// Every version that matches, by name and then version.
@@ -114,22 +126,26 @@ impl App {
 
     /// Deletes a version; refused with [`Error::Conflict`] and what desires it. Its number is never used again.
     pub async fn delete_model(&self, name: &ModelName, version: Version, by: &Principal) -> Result<()> {
-        // Rollouts start under the same hold, so that none begins between the question and the deletion.
-        let _held = self.0.registry.hold().await;
-        let digest = self.version(name, version).await?.digest;
-        self.decide(move |fleet| {
-            let mut blockers = deletion_blockers(fleet, digest);
-            if blockers.is_empty() {
-                return Ok((Some(Event::VersionDeleted(digest)), ()));
-            }
-            let message = format!("the version is desired by {}", blockers.len());
-            blockers.truncate(MAX_NAMED);
-            Err(Error::Conflict { message, blockers })
+        let (app, name, by) = (self.clone(), name.clone(), by.clone());
+        self.to_the_end(async move {
+            // Rollouts start under the same hold, so that none begins between the question and the deletion.
+            let _held = app.0.registry.hold().await;
+            let digest = app.version(&name, version).await?.digest;
+            app.decide(move |fleet| {
+                let mut blockers = deletion_blockers(fleet, digest);
+                if blockers.is_empty() {
+                    return Ok((Some(Event::VersionDeleted(digest)), ()));
+                }
+                let message = format!("the version is still desired, in {} places", blockers.len());
+                blockers.truncate(MAX_NAMED);
+                Err(Error::Conflict { message, blockers })
+            })
+            .await?;
+            app.0.registry.delete(&name, version).await?;
+            app.record(&by, "model.delete", &format!("{name}:{version}"), &digest.to_string()).await;
+            Ok(())
         })
-        .await?;
-        self.0.registry.delete(name, version).await?;
-        self.record(by, "model.delete", &format!("{name}:{version}"), &digest.to_string()).await;
-        Ok(())
+        .await
     }
 
     /// The version that is meant: the one named, or the newest.

@@ -124,7 +124,8 @@ fn start_log(config: &Config) {
     // The broker logs every connection at info.
     let filter = format!("{},mqtt5=error,rumqttc=warn,sqlx=warn,tract=warn", config.log_filter);
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Text => builder.init(),

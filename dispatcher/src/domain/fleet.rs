@@ -9,7 +9,7 @@ use muster_proto::report::DeviceReport;
 
 use super::device::{Device, Freshness, Group};
 use super::notice::{DeviceChange, WatchEvent};
-use super::rollout::{self, Audience, Progress, Rollout, RolloutId, RolloutStatus};
+use super::rollout::{Audience, Rollout, RolloutId, RolloutStatus};
 
 /// How far apart two notes of a device's life are that are worth keeping, in seconds.
 const SEEN_STEP_SECONDS: u64 = 15;
@@ -170,10 +170,6 @@ impl Fleet {
         rollouts.map(|r| format!("rollout {}", r.id)).chain(devices).collect()
     }
 
-    pub(super) fn progress(&self, rollout: RolloutId, device: &DeviceId) -> Option<&Progress> {
-        self.rollouts.get(&rollout)?.devices.get(device)
-    }
-
     pub(super) fn publish(&self, device: &DeviceId, now: u64) -> Option<Effect> {
         let desired = self.devices.get(device)?.desired(&self.workspace, now)?;
         Some(Effect::PublishDesired { device: device.clone(), desired: Box::new(desired) })
@@ -182,221 +178,219 @@ impl Fleet {
 
 /// What follows from `event`. The same event twice leaves the same state (invariant 6).
 pub fn step(fleet: &mut Fleet, event: Event, now: u64) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    match event {
-        Event::Enrolled(device) => enrolled(fleet, *device, now, &mut effects),
-        Event::Removed(device) => removed(fleet, &device, now, &mut effects),
-        Event::GroupsChanged { device, labels, groups } => {
-            groups_changed(fleet, &device, labels, groups, now, &mut effects);
-        }
-        Event::GroupSet(group) => group_set(fleet, group, now, &mut effects),
-        Event::GroupDeleted(group) => group_deleted(fleet, &group, now, &mut effects),
-        Event::Online { device, generation } => online(fleet, &device, generation, now, &mut effects),
-        Event::Offline(device) => {
-            if let Some(record) = fleet.devices.get_mut(&device)
-                && record.online
-            {
-                record.online = false;
-                effects.push(told(&device, DeviceChange::Offline));
+    let mut turn = Turn { fleet, now, effects: Vec::new() };
+    turn.take(event);
+    turn.effects
+}
+
+/// One step under way.
+pub(super) struct Turn<'a> {
+    pub fleet: &'a mut Fleet,
+    pub now: u64,
+    pub effects: Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Enrolled(device) => self.enrolled(*device),
+            Event::Removed(device) => self.removed(&device),
+            Event::GroupsChanged { device, labels, groups } => self.groups_changed(&device, labels, groups),
+            Event::GroupSet(group) => self.group_set(group),
+            Event::GroupDeleted(group) => self.group_deleted(&group),
+            Event::Online { device, generation } => self.online(&device, generation),
+            Event::Offline(device) => self.offline(&device),
+            Event::Seen(device) => self.seen(&device),
+            Event::ReportArrived(report) => self.report_arrived(*report),
+            Event::RolloutStarted(rollout) => {
+                if !self.fleet.rollouts.contains_key(&rollout.id) {
+                    self.start_rollout(*rollout);
+                }
             }
-        }
-        Event::Seen(device) => seen(fleet, &device, now, &mut effects),
-        Event::ReportArrived(report) => report_arrived(fleet, *report, now, &mut effects),
-        Event::RolloutStarted(rollout) => {
-            if !fleet.rollouts.contains_key(&rollout.id) {
-                rollout::start(fleet, *rollout, now, &mut effects);
+            Event::RolloutCancelled(id) => self.cancel_rollout(id, "cancelled by an operator"),
+            Event::VersionDeleted(digest) => self.cancel_where("the version was deleted", |r| r.digest == digest),
+            Event::BrokerForgot => {
+                let fleet = &*self.fleet;
+                self.effects.extend(fleet.devices.keys().filter_map(|device| fleet.publish(device, self.now)));
             }
-        }
-        Event::RolloutCancelled(id) => rollout::cancel(fleet, id, "cancelled by an operator", now, &mut effects),
-        Event::VersionDeleted(digest) => {
-            let gone: Vec<RolloutId> = fleet.rollouts.values().filter(|r| r.digest == digest).map(|r| r.id).collect();
-            for id in gone {
-                rollout::cancel(fleet, id, "the version was deleted", now, &mut effects);
-            }
-        }
-        Event::BrokerForgot => effects.extend(fleet.devices.keys().filter_map(|device| fleet.publish(device, now))),
-        Event::Tick => advance_all(fleet, now, &mut effects),
-    }
-    effects
-}
-
-fn enrolled(fleet: &mut Fleet, device: Device, now: u64, effects: &mut Vec<Effect>) {
-    let id = device.id.clone();
-    match fleet.devices.get_mut(&id) {
-        // A repeated request after a lost answer: the record stands.
-        Some(known) if known.public_key == device.public_key => return,
-        // A name that is taken stays with its key, until an operator removes it.
-        Some(_) => return,
-        None => {}
-    }
-    for group in &device.groups {
-        ensure_group(fleet, group, effects);
-    }
-    fleet.devices.insert(id.clone(), Device { floor: fleet.floor, ..device });
-    effects.push(Effect::SaveDevice(id.clone()));
-    effects.push(told(&id, DeviceChange::Enrolled));
-    rollout::join(fleet, &id, now, effects);
-}
-
-fn removed(fleet: &mut Fleet, device: &DeviceId, now: u64, effects: &mut Vec<Effect>) {
-    let Some(record) = fleet.devices.remove(device) else { return };
-    fleet.floor = fleet.floor.max(record.generation).max(record.accepted).max(record.floor);
-    effects.push(Effect::SaveFloor(fleet.floor));
-    effects.push(Effect::DeleteDevice(device.clone()));
-    effects.push(Effect::ClearDesired(device.clone()));
-    effects.push(told(device, DeviceChange::Removed));
-    let touched: Vec<RolloutId> =
-        fleet.rollouts.values_mut().filter_map(|r| r.devices.remove(device).map(|_| r.id)).collect();
-    for id in touched {
-        rollout::advance(fleet, id, now, effects);
-    }
-}
-
-fn groups_changed(
-    fleet: &mut Fleet,
-    device: &DeviceId,
-    labels: BTreeMap<String, String>,
-    groups: BTreeSet<GroupName>,
-    now: u64,
-    effects: &mut Vec<Effect>,
-) {
-    let Some(record) = fleet.devices.get_mut(device) else { return };
-    if record.labels == labels && record.groups == groups {
-        return;
-    }
-    record.labels = labels;
-    record.groups = groups.clone();
-    for group in &groups {
-        ensure_group(fleet, group, effects);
-    }
-    effects.push(Effect::SaveDevice(device.clone()));
-    effects.push(told(device, DeviceChange::Changed));
-    rollout::join(fleet, device, now, effects);
-}
-
-fn group_set(fleet: &mut Fleet, group: Group, now: u64, effects: &mut Vec<Effect>) {
-    if fleet.groups.get(&group.name) == Some(&group) {
-        return;
-    }
-    let audience = Audience::Group { group: group.name.clone() };
-    effects.push(Effect::SaveGroup(group.name.clone()));
-    fleet.groups.insert(group.name.clone(), group);
-    for device in fleet.members(&audience) {
-        rollout::join(fleet, &device, now, effects);
-    }
-}
-
-fn group_deleted(fleet: &mut Fleet, group: &GroupName, now: u64, effects: &mut Vec<Effect>) {
-    if fleet.groups.remove(group).is_none() {
-        return;
-    }
-    for device in fleet.devices.values_mut() {
-        if device.groups.remove(group) {
-            effects.push(Effect::SaveDevice(device.id.clone()));
+            Event::Tick => self.advance_where(|_| true),
         }
     }
-    effects.push(Effect::DeleteGroup(group.clone()));
-    // A later group of this name is another one: its members shall not inherit.
-    let orphans: Vec<RolloutId> = fleet
-        .rollouts
-        .values()
-        .filter(|r| matches!(&r.audience, Audience::Group { group: g } if g == group))
-        .map(|r| r.id)
-        .collect();
-    for id in orphans {
-        rollout::cancel(fleet, id, "its group was deleted", now, effects);
-    }
-}
 
-fn online(fleet: &mut Fleet, device: &DeviceId, generation: Generation, now: u64, effects: &mut Vec<Effect>) {
-    let Some(record) = fleet.devices.get_mut(device) else { return };
-    let (was_online, known) = (record.online, record.accepted);
-    record.online = true;
-    record.last_seen = now;
-    let raised = record.accept(generation);
-    if raised || known != generation {
-        effects.push(Effect::SaveDevice(device.clone()));
+    fn enrolled(&mut self, device: Device) {
+        let id = device.id.clone();
+        match self.fleet.devices.get(&id) {
+            // A repeated request after a lost answer: the record stands.
+            Some(known) if known.public_key == device.public_key => return,
+            // A name that is taken stays with its key, until an operator removes it.
+            Some(_) => return,
+            None => {}
+        }
+        for group in &device.groups {
+            self.ensure_group(group);
+        }
+        let device = Device { floor: self.fleet.floor, ..device };
+        self.fleet.devices.insert(id.clone(), device);
+        self.effects.push(Effect::SaveDevice(id.clone()));
+        self.tell(&id, DeviceChange::Enrolled);
+        self.join_rollouts(&id);
     }
-    // On each hello, because a broker may not have kept the retained one.
-    effects.extend(fleet.publish(device, now));
-    if !was_online {
-        effects.push(told(device, DeviceChange::Online));
-    }
-    advance_rollouts_of(fleet, device, now, effects);
-}
 
-fn seen(fleet: &mut Fleet, device: &DeviceId, now: u64, effects: &mut Vec<Effect>) {
-    let Some(record) = fleet.devices.get_mut(device) else { return };
-    if record.online && now.saturating_sub(record.last_seen) < SEEN_STEP_SECONDS {
-        return;
+    fn removed(&mut self, device: &DeviceId) {
+        let Some(record) = self.fleet.devices.remove(device) else { return };
+        self.fleet.floor = self.fleet.floor.max(record.generation).max(record.accepted).max(record.floor);
+        self.effects.push(Effect::SaveFloor(self.fleet.floor));
+        self.effects.push(Effect::DeleteDevice(device.clone()));
+        self.effects.push(Effect::ClearDesired(device.clone()));
+        self.tell(device, DeviceChange::Removed);
+        let rollouts = self.fleet.rollouts.values_mut();
+        let touched: Vec<RolloutId> = rollouts.filter_map(|r| r.devices.remove(device).map(|_| r.id)).collect();
+        for id in touched {
+            self.advance_rollout(id);
+        }
     }
-    record.last_seen = now;
-    if !record.online {
-        record.online = true;
-        effects.push(told(device, DeviceChange::Online));
-        advance_rollouts_of(fleet, device, now, effects);
-    }
-}
 
-fn report_arrived(fleet: &mut Fleet, report: DeviceReport, now: u64, effects: &mut Vec<Effect>) {
-    if report.workspace != fleet.workspace {
-        return;
-    }
-    let Some(record) = fleet.devices.get_mut(&report.device) else { return };
-    let (device, id) = (report.device.clone(), report.id);
-    match record.freshness(&report) {
-        Freshness::Newer => {}
-        Freshness::Known | Freshness::PastIncarnation => {
-            effects.push(Effect::Ack { device, ids: vec![id] });
+    fn groups_changed(&mut self, device: &DeviceId, labels: BTreeMap<String, String>, groups: BTreeSet<GroupName>) {
+        let Some(record) = self.fleet.devices.get_mut(device) else { return };
+        if record.labels == labels && record.groups == groups {
             return;
         }
+        record.labels = labels;
+        record.groups = groups.clone();
+        for group in &groups {
+            self.ensure_group(group);
+        }
+        self.effects.push(Effect::SaveDevice(device.clone()));
+        self.tell(device, DeviceChange::Changed);
+        self.join_rollouts(device);
     }
-    let was_online = std::mem::replace(&mut record.online, true);
-    record.last_seen = now;
-    let raised = record.accept(report.generation);
-    let behind = report.generation < record.generation;
-    record.replace_report(report.clone());
-    effects.push(Effect::SaveDevice(device.clone()));
-    if raised {
-        effects.extend(fleet.publish(&device, now));
-    }
-    for slot in &report.slots {
-        rollout::observe(fleet, &device, slot, now, effects);
-    }
-    // A refused replay of an older desired state is as it should be; only the newest one matters.
-    if let Some(refused) = report.refused.filter(|refused| behind && refused.code != Code::Rollback) {
-        rollout::refuse(fleet, &device, refused.code, &refused.detail, now, effects);
-    }
-    effects.push(Effect::Ack { device: device.clone(), ids: vec![id] });
-    effects.push(told(&device, DeviceChange::Reported));
-    if !was_online {
-        effects.push(told(&device, DeviceChange::Online));
-        advance_rollouts_of(fleet, &device, now, effects);
-    }
-}
 
-fn ensure_group(fleet: &mut Fleet, name: &GroupName, effects: &mut Vec<Effect>) {
-    if !fleet.groups.contains_key(name) {
-        fleet.groups.insert(name.clone(), Group { name: name.clone(), selector: BTreeMap::new() });
-        effects.push(Effect::SaveGroup(name.clone()));
+    fn group_set(&mut self, group: Group) {
+        if self.fleet.groups.get(&group.name) == Some(&group) {
+            return;
+        }
+        let audience = Audience::Group { group: group.name.clone() };
+        self.effects.push(Effect::SaveGroup(group.name.clone()));
+        self.fleet.groups.insert(group.name.clone(), group);
+        for device in self.fleet.members(&audience) {
+            self.join_rollouts(&device);
+        }
     }
-}
 
-fn advance_rollouts_of(fleet: &mut Fleet, device: &DeviceId, now: u64, effects: &mut Vec<Effect>) {
-    let parts: Vec<RolloutId> =
-        fleet.rollouts.values().filter(|r| r.devices.contains_key(device)).map(|r| r.id).collect();
-    for id in parts {
-        rollout::advance(fleet, id, now, effects);
+    fn group_deleted(&mut self, group: &GroupName) {
+        if self.fleet.groups.remove(group).is_none() {
+            return;
+        }
+        for device in self.fleet.devices.values_mut() {
+            if device.groups.remove(group) {
+                self.effects.push(Effect::SaveDevice(device.id.clone()));
+            }
+        }
+        self.effects.push(Effect::DeleteGroup(group.clone()));
+        // A later group of this name is another one: its members shall not inherit.
+        let was_for = |r: &Rollout| matches!(&r.audience, Audience::Group { group: g } if g == group);
+        self.cancel_where("its group was deleted", was_for);
     }
-}
 
-fn advance_all(fleet: &mut Fleet, now: u64, effects: &mut Vec<Effect>) {
-    let all: Vec<RolloutId> = fleet.rollouts.keys().copied().collect();
-    for id in all {
-        rollout::advance(fleet, id, now, effects);
+    fn online(&mut self, device: &DeviceId, generation: Generation) {
+        let Some(record) = self.fleet.devices.get_mut(device) else { return };
+        let (was_online, known) = (record.online, record.accepted);
+        record.online = true;
+        record.last_seen = self.now;
+        let raised = record.accept(generation);
+        if raised || known != generation {
+            self.effects.push(Effect::SaveDevice(device.clone()));
+        }
+        // On each hello, because a broker may not have kept the retained one.
+        self.effects.extend(self.fleet.publish(device, self.now));
+        if !was_online {
+            self.tell(device, DeviceChange::Online);
+        }
+        self.advance_where(|r| r.devices.contains_key(device));
     }
-}
 
-fn told(device: &DeviceId, change: DeviceChange) -> Effect {
-    Effect::Notify(WatchEvent::Device { device: device.clone(), change })
+    fn offline(&mut self, device: &DeviceId) {
+        if let Some(record) = self.fleet.devices.get_mut(device)
+            && record.online
+        {
+            record.online = false;
+            self.tell(device, DeviceChange::Offline);
+        }
+    }
+
+    fn seen(&mut self, device: &DeviceId) {
+        let Some(record) = self.fleet.devices.get_mut(device) else { return };
+        if record.online && self.now.saturating_sub(record.last_seen) < SEEN_STEP_SECONDS {
+            return;
+        }
+        record.last_seen = self.now;
+        if !std::mem::replace(&mut record.online, true) {
+            self.tell(device, DeviceChange::Online);
+            self.advance_where(|r| r.devices.contains_key(device));
+        }
+    }
+
+    fn report_arrived(&mut self, report: DeviceReport) {
+        if report.workspace != self.fleet.workspace {
+            return;
+        }
+        let Some(record) = self.fleet.devices.get_mut(&report.device) else { return };
+        let (device, id) = (report.device.clone(), report.id);
+        match record.freshness(&report) {
+            Freshness::Newer => {}
+            Freshness::Known | Freshness::PastIncarnation => {
+                self.effects.push(Effect::Ack { device, ids: vec![id] });
+                return;
+            }
+        }
+        let was_online = std::mem::replace(&mut record.online, true);
+        record.last_seen = self.now;
+        let raised = record.accept(report.generation);
+        let behind = report.generation < record.generation;
+        record.replace_report(report.clone());
+        self.effects.push(Effect::SaveDevice(device.clone()));
+        if raised {
+            self.effects.extend(self.fleet.publish(&device, self.now));
+        }
+        for slot in &report.slots {
+            self.observe_slot(&device, slot);
+        }
+        // A refused replay of an older desired state is as it should be; only the newest one matters.
+        if let Some(refused) = report.refused.filter(|refused| behind && refused.code != Code::Rollback) {
+            self.refuse_offers(&device, refused.code, &refused.detail);
+        }
+        self.effects.push(Effect::Ack { device: device.clone(), ids: vec![id] });
+        self.tell(&device, DeviceChange::Reported);
+        if !was_online {
+            self.tell(&device, DeviceChange::Online);
+            self.advance_where(|r| r.devices.contains_key(&device));
+        }
+    }
+
+    fn ensure_group(&mut self, name: &GroupName) {
+        if !self.fleet.groups.contains_key(name) {
+            self.fleet.groups.insert(name.clone(), Group { name: name.clone(), selector: BTreeMap::new() });
+            self.effects.push(Effect::SaveGroup(name.clone()));
+        }
+    }
+
+    fn advance_where(&mut self, which: impl Fn(&Rollout) -> bool) {
+        for id in self.rollouts_where(which) {
+            self.advance_rollout(id);
+        }
+    }
+
+    fn cancel_where(&mut self, reason: &str, which: impl Fn(&Rollout) -> bool) {
+        for id in self.rollouts_where(which) {
+            self.cancel_rollout(id, reason);
+        }
+    }
+
+    fn rollouts_where(&self, which: impl Fn(&Rollout) -> bool) -> Vec<RolloutId> {
+        self.fleet.rollouts.values().filter(|r| which(r)).map(|r| r.id).collect()
+    }
+
+    fn tell(&mut self, device: &DeviceId, change: DeviceChange) {
+        self.effects.push(Effect::Notify(WatchEvent::Device { device: device.clone(), change }));
+    }
 }

@@ -48,6 +48,14 @@ impl Registry {
         Ok(())
     }
 
+    /// How many bytes were uploaded and belong to no version.
+    pub async fn unregistered_bytes(&self) -> Result<u64, Error> {
+        let needed: BTreeSet<Digest> = self.storage.files().await?.iter().map(|f| f.digest).collect();
+        let objects = self.blobs.list(Kind::Raw).await?;
+        let stray = objects.iter().filter(|object| !needed.contains(&object.digest));
+        Ok(stray.fold(0, |sum, object| sum.saturating_add(object.size)))
+    }
+
     /// Clears away what no version needs and nobody has touched for a day.
     pub async fn clear_away(&self) -> Result<(), Error> {
         let _held = self.hold().await;
@@ -58,9 +66,9 @@ impl Registry {
         let deltas: BTreeSet<Digest> = self.storage.prune_deltas(MAX_DELTA_BYTES).await?.into_iter().collect();
         let mut cleared = 0;
         for (kind, needed) in [(Kind::Raw, raw), (Kind::Blob, blobs), (Kind::Delta, deltas)] {
-            for (digest, age) in self.blobs.list(kind).await? {
-                if age > GRACE && !needed.contains(&digest) {
-                    self.blobs.delete(kind, digest).await?;
+            for object in self.blobs.list(kind).await? {
+                if object.age > GRACE && !needed.contains(&object.digest) {
+                    self.blobs.delete(kind, object.digest).await?;
                     cleared += 1;
                 }
             }

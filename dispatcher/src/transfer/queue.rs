@@ -18,7 +18,7 @@ pub const MAX_DEVICES: usize = 50_000;
 /// How long a chunk sent to many counts as received by each. Devices ask again after 10 seconds.
 const MISSED_AFTER_MS: u64 = 30_000;
 /// The most chunks sent to many that are remembered, per device each.
-const MAX_SENT: usize = 200_000;
+const MAX_SENT: usize = 20_000;
 
 /// One chunk of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -98,6 +98,8 @@ impl<'a> Device<'a> {
         let mut network = NetworkOptions::new();
         network.set_tcp_nodelay(true);
         events.set_network_options(network);
+        // A test reads all of it.
+        #[allow(clippy::disallowed_methods)]
         let (sender, inbox) = mpsc::unbounded_channel();
         let (ready, connected) = tokio::sync::oneshot::channel();
         let filters = device_filters(workspace, device);

@@ -1,8 +1,8 @@
 //! Other people's clients, where they are installed:
 //!
 //! ```text
-//! python3 -m venv /tmp/triton && /tmp/triton/bin/pip install 'tritonclient[http]'
-//! MUSTER_TRITON_PYTHON=/tmp/triton/bin/python cargo test --release -p muster-agent --lib api::tests::clients
+//! python3 -m venv venv && venv/bin/pip install 'tritonclient[http]'
+//! MUSTER_TRITON_PYTHON=$PWD/venv/bin/python cargo test --release -p muster-agent --lib api::tests::clients
 //! ```
 
 use std::process::Command;

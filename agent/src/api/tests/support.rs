@@ -157,7 +157,12 @@ impl Answer {
 
 /// The pixels of the sample `seven`, and the logits that digits 2 has for it.
 pub fn seven() -> (Vec<f32>, Vec<f32>) {
-    let text = std::fs::read(digits("sample-2.json")).expect("samples");
+    seven_of(2)
+}
+
+/// The same of another version.
+pub fn seven_of(version: u64) -> (Vec<f32>, Vec<f32>) {
+    let text = std::fs::read(digits(&format!("sample-{version}.json"))).expect("samples");
     let json: Value = serde_json::from_slice(&text).expect("samples");
     let sample = &json["samples"][0];
     assert_eq!(sample["name"], "seven");

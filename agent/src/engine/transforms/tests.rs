@@ -235,7 +235,7 @@ fn steps_that_do_not_fit_the_model_are_found_at_registration() {
     ];
     let transforms = |ops: Vec<InputOp>| Transforms { inputs: [("x".to_owned(), ops)].into(), ..Transforms::default() };
     for (ops, want) in inputs {
-        verdict(check(&transforms(ops), &[input.clone()], &[output.clone()]), want);
+        verdict(check(&transforms(ops), std::slice::from_ref(&input), std::slice::from_ref(&output)), want);
     }
     verdict(check(&transforms(vec![rgb()]), &[spec(Dtype::I64, &[1])], &[]), "the model wants i64");
     verdict(check(&transforms(vec![]), &[], &[]), "\"x\" is not an input");
@@ -251,7 +251,7 @@ fn steps_that_do_not_fit_the_model_are_found_at_registration() {
     ];
     for (ops, want) in outputs {
         let transforms = Transforms { outputs: [("x".to_owned(), ops)].into(), ..Transforms::default() };
-        verdict(check(&transforms, &[input.clone()], &[output.clone()]), want);
+        verdict(check(&transforms, std::slice::from_ref(&input), std::slice::from_ref(&output)), want);
     }
 }
 

@@ -1,0 +1,169 @@
+//! What operators do: enrol devices, register versions, start and cancel rollouts, move devices among groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_dispatcher::domain::{Audience, Device, Event, Rollout, RolloutId, RolloutStatus};
+use muster_proto::id::{GroupName, SlotName};
+
+use super::catalogue::{Catalogue, VERSIONS};
+use super::{Item, World};
+
+/// Something that an operator does.
+#[derive(Debug, Clone)]
+pub(super) enum Action {
+    /// Registers so many more versions.
+    Register(usize),
+    /// Starts a rollout of something that is registered.
+    Start,
+    /// Cancels a rollout.
+    Cancel,
+    /// Moves a device into the group or out of it.
+    Move(usize),
+    /// Takes a slot away from a device.
+    Unassign(usize),
+}
+
+/// The group that about half of the devices are in.
+pub fn group() -> GroupName {
+    "line".parse().expect("valid")
+}
+
+impl World {
+    pub(super) fn plan_operators(&mut self, end: u64) {
+        self.queue.plan(0, Item::Operator(Action::Register(2)));
+        self.queue.plan(1, Item::Operator(Action::Start));
+        for _ in 0..self.rng.within(6, 16) {
+            let i = self.rng.below(self.devices.len() as u64) as usize;
+            let action = match self.rng.below(14) {
+                0..=2 => Action::Register(self.rng.within(1, 4) as usize),
+                3..=9 => Action::Start,
+                10 => Action::Cancel,
+                11 | 12 => Action::Move(i),
+                _ => Action::Unassign(i),
+            };
+            let at = self.rng.below(end);
+            self.queue.plan(at, Item::Operator(action));
+        }
+    }
+
+    /// Lets a device into the fleet.
+    pub(super) fn enrol(&mut self, i: usize) {
+        let device = &self.devices[i];
+        let token = format!("token-{i}");
+        let now = self.wall_s();
+        let mut record = Device::enrolled(device.id.clone(), vec![4; 65], token, device.traits.agent.clone(), now);
+        if i.is_multiple_of(2) {
+            record.groups.insert(group());
+        }
+        self.tell_cloud(Event::Enrolled(Box::new(record)));
+    }
+
+    pub(super) fn operate(&mut self, action: Action) {
+        self.trace.note(self.now, || format!("operator: {action:?}"));
+        if !self.cloud.up {
+            return;
+        }
+        match action {
+            Action::Register(count) => self.register(self.cloud.registered + count),
+            Action::Start => self.start_any(),
+            Action::Cancel => {
+                let ids: Vec<RolloutId> = self.cloud.fleet.rollouts.keys().copied().collect();
+                if !ids.is_empty() {
+                    let id = *self.rng.pick(&ids);
+                    self.tell_cloud(Event::RolloutCancelled(id));
+                }
+            }
+            Action::Move(i) => {
+                let device = self.devices[i].id.clone();
+                let mut groups = self.cloud.fleet.devices.get(&device).map(|d| d.groups.clone()).unwrap_or_default();
+                if !groups.remove(&group()) {
+                    groups.insert(group());
+                }
+                self.tell_cloud(Event::GroupsChanged { device, labels: BTreeMap::new(), groups });
+            }
+            Action::Unassign(i) => {
+                let record = self.cloud.fleet.devices.get(&self.devices[i].id);
+                let slots: Vec<SlotName> = record.iter().flat_map(|r| r.slots.keys().cloned()).collect();
+                if !slots.is_empty() {
+                    let slot = self.rng.pick(&slots).clone();
+                    self.unassign(i, &slot);
+                }
+            }
+        }
+    }
+
+    /// Registers versions until there are `count` of them, in the order of [`VERSIONS`].
+    pub fn register(&mut self, count: usize) {
+        self.cloud.registered = count.min(VERSIONS.len()).max(self.cloud.registered);
+    }
+
+    fn start_any(&mut self) {
+        let count = self.cloud.registered.min(VERSIONS.len());
+        if count == 0 {
+            return;
+        }
+        let version = VERSIONS[self.rng.below(count as u64) as usize];
+        let slot = if self.rng.chance(150) { "spare".to_owned() } else { version.0.to_owned() };
+        let ids: Vec<_> = self.devices.iter().map(|d| d.id.clone()).collect();
+        let audience = match self.rng.below(6) {
+            0 => Audience::Group { group: group() },
+            1 => Audience::Devices { devices: ids.into_iter().filter(|_| self.rng.chance(300)).collect() },
+            _ => Audience::All,
+        };
+        let mut rollout = self.rollout(version, &slot, audience);
+        rollout.canary = self.rng.below(3) as u32;
+        rollout.max_in_flight = *self.rng.pick(&[2, 5, 100]);
+        rollout.max_failures = *self.rng.pick(&[0, 3, 100]);
+        self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
+    }
+
+    /// A rollout of `version` to `slot` that does not hold anything back.
+    pub fn rollout(&self, version: (&str, u64), slot: &str, audience: Audience) -> Rollout {
+        let bundle = Catalogue::shared().get(version);
+        Rollout {
+            id: self.cloud.fleet.next_rollout(),
+            model: bundle.manifest.model.clone(),
+            version: bundle.manifest.version,
+            target: bundle.target.clone(),
+            digest: bundle.digest,
+            length: bundle.bytes.len() as u64,
+            slot: slot.parse().expect("valid"),
+            audience,
+            canary: 0,
+            max_in_flight: 1000,
+            max_failures: 1000,
+            trial_seconds: self.setup.trial_seconds as u32,
+            status: RolloutStatus::Running,
+            reason: String::new(),
+            created_at: self.wall_s(),
+            created_by: "the world".into(),
+            ended_at: 0,
+            devices: BTreeMap::new(),
+        }
+    }
+
+    /// Rolls `version` out to the slot of its model on every device.
+    pub fn roll_out(&mut self, version: (&str, u64)) {
+        let rollout = self.rollout(version, version.0, Audience::All);
+        self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
+    }
+
+    /// Rolls `version` out to `slot` on some devices.
+    pub fn roll_out_to(&mut self, version: (&str, u64), slot: &str, devices: &[usize]) {
+        let devices: BTreeSet<_> = devices.iter().map(|i| self.devices[*i].id.clone()).collect();
+        let rollout = self.rollout(version, slot, Audience::Devices { devices });
+        self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
+    }
+
+    /// Takes a slot away from a device. The rules have no event for this yet, so the record is changed from outside.
+    pub fn unassign(&mut self, i: usize, slot: &SlotName) {
+        let id = self.devices[i].id.clone();
+        self.cloud.edit(&id, |record| {
+            record.slots.remove(slot);
+            record.generation.0 += 1;
+        });
+        // A hello makes the dispatcher send the desired state.
+        let generation = self.cloud.fleet.devices[&id].accepted;
+        self.tell_cloud(Event::Online { device: id, generation });
+    }
+}
