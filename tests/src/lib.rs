@@ -1,6 +1,5 @@
 //! End to end, simulation and fault injection; never published.
 
-//STUB pub mod inprocess;
-//STUB pub mod processes;
-
+pub mod inprocess;
+pub mod processes;
 pub mod world;
