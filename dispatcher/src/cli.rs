@@ -96,7 +96,7 @@ enum Command {
     /// Show real devices taking a model over from another, all in this process.
     Demo(demo::DemoArgs),
     /// Print the effective configuration of `muster serve`, with the documentation of each key.
-    Config(serve::ServeArgs),
+    Config(serve::KeyArgs),
     /// Register models, look at them, change their tags, delete them.
     #[command(subcommand)]
     Model(model::Command),

@@ -150,8 +150,16 @@ keys! {
 
     /// Where the embedded broker listens for devices.
     mqtt_listen ("mqtt.listen", Text): SocketAddr = "127.0.0.1:8883";
-    /// An external broker instead of the embedded one, e.g. `mqtts://broker.example:8883`.
+    /// An external broker instead of the embedded one, e.g. `mqtts://broker.example:8883` or
+    /// `mqtt://user:password@broker.example`.
     mqtt_broker ("mqtt.broker", Text): Option<String> = "";
+    /// PEM file of the authority that signed the external broker's certificate, if not the dispatcher's own.
+    mqtt_ca_file ("mqtt.ca_file", Text): Option<PathBuf> = "";
+    /// PEM file of the certificate that the dispatcher shows an external broker, if not one of its own authority.
+    /// Goes with `mqtt.key_file`.
+    mqtt_certificate_file ("mqtt.certificate_file", Text): Option<PathBuf> = "";
+    /// PEM file of that certificate's key.
+    mqtt_key_file ("mqtt.key_file", Text): Option<PathBuf> = "";
     /// Where devices reach the broker, if not at the first hostname and the port of `mqtt.listen`, as `host:port`.
     mqtt_public_address ("mqtt.public_address", Text): Option<String> = "";
 

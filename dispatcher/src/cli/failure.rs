@@ -19,9 +19,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Failed, exit code 1.
+    /// Failed with `code`: exit code 78 for a wrong configuration, 1 for everything else.
     pub fn new(code: Code, what: impl Into<String>) -> Self {
-        Self { what: what.into(), code: Some(code), blockers: Vec::new(), next: code.next_step().to_owned(), exit: 1 }
+        Self {
+            what: what.into(),
+            code: Some(code),
+            blockers: Vec::new(),
+            next: code.next_step().to_owned(),
+            exit: if code == Code::ConfigInvalid { EXIT_CONFIG } else { 1 },
+        }
     }
 
     /// Wrong arguments or files.
@@ -31,7 +37,7 @@ impl Failure {
 
     /// Wrong or missing configuration.
     pub fn config(what: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { next: next.into(), exit: EXIT_CONFIG, ..Self::new(Code::ConfigInvalid, what) }
+        Self { next: next.into(), ..Self::new(Code::ConfigInvalid, what) }
     }
 
     /// The dispatcher does not answer.

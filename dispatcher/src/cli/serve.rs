@@ -1,12 +1,14 @@
 //! `muster serve`.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Failure;
+use super::{Context, Failure};
+use crate::app::{KeyRequest, Principal, Role};
 use crate::config::{self, Config, Loaded, LogFormat};
-use crate::host::{self, ApiTls};
+use crate::host::{self, ApiTls, Hosted};
 use crate::link;
 use crate::serve::{self, BrokerChoice};
 
@@ -20,6 +22,16 @@ Examples:
 Flags outrank variables (MUSTER_DATA, MUSTER_HTTP_LISTEN, …), variables the file, the file the
 built-in values. `muster config` takes the same flags and prints what they amount to.")]
 pub(super) struct ServeArgs {
+    #[command(flatten)]
+    keys: KeyArgs,
+    /// Make another administrator's token and write it to admin.toml in the data folder, for when that file is lost.
+    #[arg(long)]
+    new_admin_token: bool,
+}
+
+/// Flags that set keys of the configuration.
+#[derive(Debug, Default, Args)]
+pub(super) struct KeyArgs {
     /// The folder for keys, database and model files; ./muster-data unless given.
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
@@ -40,7 +52,7 @@ pub(super) struct ServeArgs {
     broker: Option<String>,
 }
 
-impl ServeArgs {
+impl KeyArgs {
     /// The configuration that file, environment and flags amount to.
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
         Ok(config::load(self.config.as_deref(), std::env::vars(), &self.flags())?)
@@ -60,14 +72,24 @@ impl ServeArgs {
     }
 }
 
-pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let Loaded { config, .. } = args.load()?;
-    start_log(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+/// Unlike `println!` it does not end the dispatcher where nobody reads its output any more.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+pub(super) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let Loaded { config, warnings, .. } = args.keys.load()?;
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    start_log(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(config, args.new_admin_token))
+}
+
+async fn serve(config: Config, new_admin_token: bool) -> anyhow::Result<()> {
     let api_tls = if config.http_tls { ApiTls::On } else { ApiTls::Off };
     let data = config.data.clone();
     let hosted = host::start(settings(config)?, api_tls).await.map_err(|error| {
@@ -76,19 +98,31 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Failure::new(code, what).with_next(code.next_step())
     })?;
     if hosted.is_first_start {
-        println!("Made keys, certificate authority, database and an administrator's token in {}.", data.display());
-        println!("Use them:   export MUSTER_CONTEXT={}", hosted.context.display());
+        say!("Made keys, certificate authority, database and an administrator's token in {}.", data.display());
+        say!("Use them:   export MUSTER_CONTEXT={}", hosted.context.display());
+    } else if new_admin_token {
+        write_admin_token(&hosted, api_tls).await?;
+        say!("Made another administrator's token: {}", hosted.context.display());
     }
-    println!("API:        {}   (open it in a browser for its documentation)", hosted.api);
+    say!("Authority:  SHA-256 {}", hosted.app.info().await?.ca_fingerprint);
+    say!("API:        {}   (open it in a browser for its documentation)", hosted.api);
     match hosted.broker {
-        Some(address) => println!("Broker:     {address}, MQTT over TLS, for enrolled devices only"),
-        None => println!("Broker:     external"),
+        Some(address) => say!("Broker:     {address}, MQTT over TLS, for enrolled devices only"),
+        None => say!("Broker:     external"),
     }
-    println!("Next:       muster model register --help");
+    say!("Next:       muster model register --help");
     stop_signal().await;
-    println!("Stopping.");
+    say!("Stopping.");
     hosted.shutdown().await;
     Ok(())
+}
+
+/// Whoever can write the data folder owns the dispatcher anyway, so that this asks for nothing else.
+async fn write_admin_token(hosted: &Hosted, api_tls: ApiTls) -> anyhow::Result<()> {
+    let request = KeyRequest { name: "admin".into(), role: Role::Admin, ttl_seconds: None };
+    let created = hosted.app.create_key(request, &Principal::system()).await?;
+    let ca_pem = (api_tls == ApiTls::On).then(|| hosted.app.ca_pem());
+    Context { url: hosted.api.clone(), token: Some(created.token), ca_pem }.store(&hosted.context)
 }
 
 /// What `serve` starts with.
@@ -98,8 +132,13 @@ fn settings(config: Config) -> anyhow::Result<serve::Config> {
         None => BrokerChoice::Embedded { listen: config.mqtt_listen },
         Some(url) => BrokerChoice::External {
             endpoint: url.parse().map_err(|e: link::EndpointError| wrong("mqtt.broker", e.to_string()))?,
-            ca_file: None,
-            identity_files: None,
+            ca_file: config.mqtt_ca_file,
+            identity_files: match (config.mqtt_certificate_file, config.mqtt_key_file) {
+                (Some(certificate), Some(key)) => Some((certificate, key)),
+                (None, None) => None,
+                (Some(_), None) => return Err(wrong("mqtt.key_file", "goes with mqtt.certificate_file".into()).into()),
+                (None, Some(_)) => return Err(wrong("mqtt.certificate_file", "goes with mqtt.key_file".into()).into()),
+            },
         },
     };
     let broker_address = match &config.mqtt_public_address {
@@ -120,16 +159,18 @@ fn settings(config: Config) -> anyhow::Result<serve::Config> {
     })
 }
 
-fn start_log(config: &Config) {
-    // The broker logs every connection at info.
-    let filter = format!("{},mqtt5=error,rumqttc=warn,sqlx=warn,tract=warn", config.log_filter);
-    let filter = tracing_subscriber::EnvFilter::new(filter);
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+fn start_log(config: &Config) -> Result<(), Failure> {
+    // The broker logs every connection at info. What the key says of a module outranks this.
+    let filter = format!("mqtt5=error,rumqttc=warn,sqlx=warn,tract=warn,{}", config.log_filter);
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| {
+        Failure::config(format!("log.filter: {e}"), "write a level such as info, or module=level pairs")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Json => builder.json().init(),
-        LogFormat::Text => builder.init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
     }
+    Ok(())
 }
 
 async fn stop_signal() {

@@ -16,7 +16,7 @@ use crate::app::App;
     info(
         title = "Muster dispatcher",
         description = "Registers models, signs them, rolls them out to devices and keeps track of those.\n\n\
-            Every route but those without a lock asks for a token. Roles: `viewer` reads, `operator` also changes \
+            Every operation that names a role asks for a token. Roles: `viewer` reads, `operator` also changes \
             models, devices and rollouts, `admin` also makes keys. Times are seconds since 1970, sizes are bytes. \
             Errors are problem details (RFC 9457) with a stable `code` and a `next` step. Every answer carries \
             `x-request-id`, which the dispatcher's log names as well.",
