@@ -5,7 +5,6 @@ mod text;
 
 mod boot;
 mod desired;
-mod files;
 mod outbox;
 mod staging;
 mod walk;

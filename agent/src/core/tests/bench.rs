@@ -216,17 +216,13 @@ impl Bench {
         let bytes = self.publisher.add_manifest(&changed);
         self.publisher.publish();
         self.blobs.insert(Digest::of(&bytes), (format!("manifest of {name}"), bytes));
+        self.blobs.insert(Digest::of(&content(name)), (format!("model of {name}"), content(name)));
         self.bundles.insert(name, changed);
     }
 
     /// The digest of the manifest of `name`.
     pub fn digest(&self, name: &str) -> Digest {
         Digest::of(&self.bundles[name].to_bytes().expect("consistent"))
-    }
-
-    /// The digest of the model file of `name`.
-    pub fn model(&self, name: &str) -> Digest {
-        self.bundles[name].files[0].digest
     }
 
     /// Lets the environment answer until it has nothing to answer any more. Returns all effects.
@@ -267,6 +263,11 @@ impl Bench {
         all
     }
 
+    /// Tells the core what there is room for.
+    pub fn room(&mut self, disk_free: u64, memory_available: u64) -> Vec<String> {
+        self.on(Event::RoomMeasured { disk_free, memory_available })
+    }
+
     /// Lets the trial pass.
     pub fn confirm(&mut self) -> Vec<String> {
         self.wait(TRIAL_S)
@@ -274,7 +275,7 @@ impl Bench {
 
     /// The dispatcher acknowledges everything.
     pub fn acknowledge(&mut self) -> Vec<String> {
-        let ids = self.outbox.iter().map(|(id, _)| *id).collect();
+        let ids = (0..5_000).collect();
         self.on(Event::Acknowledged(ids))
     }
 
@@ -363,8 +364,10 @@ impl Bench {
                 self.answers.push_back(Event::ModelStaged { slot, digest, result: Ok(passed()) });
             }
             Effect::Load { slot, digest, .. } => {
-                self.answers.push_back(Event::ModelLoaded { slot, digest, result: Ok(passed()) });
+                self.answers.push_back(Event::ModelLoaded { slot: slot.clone(), digest, result: Ok(passed()) });
+                self.answers.push_back(Event::Activated { slot, digest });
             }
+            Effect::Activate { slot, digest } => self.answers.push_back(Event::Activated { slot, digest }),
             Effect::Collect { manifests, files } => {
                 self.manifests.retain(|digest, _| !manifests.contains(digest));
                 self.files.retain(|digest, _| !files.contains(digest));
@@ -377,12 +380,7 @@ impl Bench {
     }
 }
 
-fn state(
-    roots: &(Vec<u8>, Vec<u8>),
-    signed: &BTreeMap<Signed, Vec<u8>>,
-    limits: Limits,
-    on_disk: OnDisk,
-) -> State {
+fn state(roots: &(Vec<u8>, Vec<u8>), signed: &BTreeMap<Signed, Vec<u8>>, limits: Limits, on_disk: OnDisk) -> State {
     let bytes = |what| signed.get(&what).map(Vec::as_slice);
     let stored = Stored {
         timestamp: bytes(Signed::Timestamp),
@@ -392,8 +390,7 @@ fn state(
     let root = bytes(Signed::Root).unwrap_or(&roots.0);
     let (repository, _) = Repository::restore(root, stored).expect("the root is sound");
     let director = Director::new(bytes(Signed::DirectorRoot).unwrap_or(&roots.1)).expect("the root is sound");
-    let identity =
-        Identity { workspace: "default".parse().expect("valid"), device: "pi".parse().expect("valid") };
+    let identity = Identity { workspace: "default".parse().expect("valid"), device: "pi".parse().expect("valid") };
     let agent = AgentInfo { engine: "tract 0.23.9".into(), arch: "aarch64".into(), ..AgentInfo::default() };
     State::new(identity, limits, agent, repository, director, on_disk)
 }
