@@ -21,6 +21,9 @@ pub use event::{Effect, Event};
 pub use state::{Identity, Limits, State};
 pub use step::step;
 
+#[cfg(test)]
+mod tests;
+
 /// The time of an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Now {

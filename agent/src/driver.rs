@@ -162,7 +162,8 @@ impl Driver {
         if let (false, Some((slot, digest, model))) = (stays, loaded)
             && self.state.answering().get(&slot) == Some(&digest)
         {
-            self.slots.activate(slot, model);
+            self.slots.activate(slot.clone(), model);
+            self.step(Event::Activated { slot, digest }).await;
         }
     }
 

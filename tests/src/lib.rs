@@ -2,3 +2,4 @@
 
 pub mod inprocess;
 pub mod processes;
+pub mod world;

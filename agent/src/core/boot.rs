@@ -8,9 +8,13 @@ use muster_proto::id::{Digest, SlotName};
 use muster_proto::report::{Failure, ModelRef, Phase};
 
 use super::Now;
+use super::backoff;
 use super::durable::Outcome;
 use super::event::{Effect, LoadFailure};
 use super::state::{Job, Stage, State};
+
+/// How long a version on trial has to answer that nobody wants any more, in milliseconds.
+pub(super) const PROBATION_MS: u64 = 10 * 60 * 1000;
 
 impl State {
     pub(super) fn started(&mut self, now: Now, fx: &mut Vec<Effect>) {
@@ -34,17 +38,26 @@ impl State {
         }
         self.put_aside_killers(now, fx);
         self.persist(fx);
+        let failed = self.jobs.values().filter(|j| matches!(j.stage, Stage::Failed)).map(|j| j.want.digest);
+        for digest in failed.collect::<Vec<Digest>>() {
+            self.forget_version(digest, fx);
+        }
         let slots: Vec<SlotName> = self.durable.slots.keys().cloned().collect();
         for slot in slots {
             self.load_active(&slot, now, fx);
         }
         self.report_due = true;
+        self.untold = true;
     }
 
+    /// Holds the end of the last process against what may have caused it: what was being loaded for the first time, or
+    /// else what was on trial. A version on trial that answers well is not blamed for another one's loading.
     fn count_unclean_ends(&mut self) {
         if !self.durable.clean_stop {
+            let loading = self.durable.slots.values().any(|record| record.staging.is_some());
             for record in self.durable.slots.values_mut() {
-                for attempt in record.trial.iter_mut().chain(record.staging.iter_mut()) {
+                let suspect = if loading { &mut record.staging } else { &mut record.trial };
+                if let Some(attempt) = suspect {
                     attempt.unclean_ends = attempt.unclean_ends.saturating_add(1);
                 }
             }
@@ -64,7 +77,7 @@ impl State {
         let is_active = record.active.as_ref().is_some_and(|a| a.digest == job.want.digest);
         job.stage = match same.map(|o| o.phase) {
             Some(Phase::Failed) => Stage::Failed,
-            // The trial begins again when the model has been loaded.
+            // The trial begins again when the model answers.
             _ if is_active && record.trial.is_some() => Stage::Trial { until_ms: u64::MAX },
             _ if is_active => Stage::Healthy,
             _ => Stage::Queued,
@@ -80,12 +93,13 @@ impl State {
             let Some(record) = self.durable.slots.get_mut(&slot) else { continue };
             let on_trial = record.trial.clone().filter(|a| a.unclean_ends >= max);
             let staging = record.staging.clone().filter(|a| a.unclean_ends >= max);
-            if on_trial.is_some() && record.previous.is_some() {
-                record.active = record.previous.take();
-                record.trial = None;
+            if on_trial.is_some() {
+                record.go_back();
             }
-            record.staging = None;
-            if let Some(killer) = on_trial.or(staging) {
+            if staging.is_some() {
+                record.staging = None;
+            }
+            for killer in on_trial.into_iter().chain(staging) {
                 let detail = format!("the process ended {} times without being told to", killer.unclean_ends);
                 self.end_failed(&slot, killer.digest, Failure { code: Code::TrialCrashed, detail }, now, fx);
             }
@@ -123,16 +137,49 @@ impl State {
         match result {
             Ok(probe) => {
                 self.answering.insert(slot.clone(), digest);
+                self.reload.remove(&slot);
                 if let Some(job) = self.jobs.get_mut(&slot).filter(|j| j.want.digest == digest) {
                     job.probe = Some(probe);
-                    if matches!(job.stage, Stage::Trial { .. }) {
-                        let trial = u64::from(job.want.trial_seconds) * 1000;
-                        job.stage = Stage::Trial { until_ms: now.mono_ms.saturating_add(trial) };
+                    // What kept it from answering is over.
+                    if matches!(job.stage, Stage::Trial { .. } | Stage::Healthy) {
+                        job.failure = None;
                     }
                 }
                 self.report_due = true;
             }
+            Err(failure) if self.may_pass(&slot, &failure) => {
+                let attempts = self.reload.get(&slot).map_or(0, |(attempts, _)| *attempts) + 1;
+                let seed = format!("{}/{slot}", self.identity.device);
+                self.reload.insert(slot.clone(), (attempts, now.mono_ms + backoff::delay_ms(attempts, &seed)));
+                if let Some(job) = self.jobs.get_mut(&slot).filter(|j| j.want.digest == digest) {
+                    job.failure = Some(failure.failure);
+                    self.report_due = true;
+                }
+            }
             Err(failure) => self.fall_back(&slot, &active, failure, now, fx),
+        }
+    }
+
+    /// Whether what keeps the active version from being loaded lies in the device and may pass: a confirmed version is
+    /// not given up for that, nor one that has nothing to go back to (invariant 2).
+    fn may_pass(&self, slot: &SlotName, LoadFailure { failure, damaged }: &LoadFailure) -> bool {
+        let record = self.durable.slots.get(slot);
+        damaged.is_empty()
+            && lies_in_the_device(failure.code)
+            && record.is_some_and(|r| r.trial.is_none() || r.previous.is_none())
+    }
+
+    /// Tries again to load what could not be loaded for a while.
+    pub(super) fn load_again(&mut self, now: Now, fx: &mut Vec<Effect>) {
+        for (slot, (_, not_before)) in self.reload.clone() {
+            let waits = !self.answering.contains_key(&slot) && self.durable.slots.contains_key(&slot);
+            if !waits {
+                self.reload.remove(&slot);
+            } else if not_before <= now.mono_ms {
+                // Until the result is there.
+                self.reload.entry(slot.clone()).and_modify(|(_, not_before)| *not_before = u64::MAX);
+                self.load_active(&slot, now, fx);
+            }
         }
     }
 
@@ -148,18 +195,16 @@ impl State {
         let damaged: BTreeSet<Digest> = damaged.into_iter().collect();
         self.files.retain(|d, _| !damaged.contains(d));
         let Some(record) = self.durable.slots.get_mut(slot) else { return };
-        record.active = record.previous.take();
-        record.trial = None;
+        record.go_back();
         self.answering.remove(slot);
-        let wanted = self.jobs.get_mut(slot).filter(|j| j.want.digest == failed.digest);
+        let wanted = self.jobs.get(slot).filter(|j| j.want.digest == failed.digest);
         match wanted {
-            // Damaged files are fetched again; that is no verdict on the version.
-            Some(job) if !damaged.is_empty() => {
-                job.stage = Stage::Queued;
-                job.failure = Some(failure);
+            // Damaged files are fetched again, and what the device lacks now it may have later; that is no verdict on
+            // the version.
+            Some(_) if !damaged.is_empty() || lies_in_the_device(failure.code) => {
                 record.outcome = None;
                 self.persist(fx);
-                self.report_due = true;
+                self.retry_later(slot, failure, now);
             }
             _ => self.end_failed(slot, failed.digest, failure, now, fx),
         }
@@ -185,5 +230,18 @@ impl State {
         }
         self.persist(fx);
         self.report_outcome(now, fx);
+        self.forget_version(digest, fx);
     }
+
+    /// A version that failed is not left where a start without the index would take it for a good one.
+    fn forget_version(&mut self, digest: Digest, fx: &mut Vec<Effect>) {
+        if !self.manifests_in_use().contains(&digest) && self.manifests.remove(&digest).is_some() {
+            fx.push(Effect::Collect { manifests: vec![digest], files: Vec::new() });
+        }
+    }
+}
+
+/// Whether a failure to load says something of the device at this moment, and nothing of the version.
+pub(super) fn lies_in_the_device(code: Code) -> bool {
+    matches!(code, Code::MemoryShort | Code::StoreFailed | Code::DiskFull)
 }

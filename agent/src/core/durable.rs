@@ -52,6 +52,8 @@ pub struct SlotRecord {
     pub previous: Option<ModelRef>,
     /// The active one has not been confirmed yet.
     pub trial: Option<Attempt>,
+    /// The previous one has never been confirmed either: its trial goes on if it comes back.
+    pub previous_trial: Option<Attempt>,
     /// A version that is being loaded for the first time.
     pub staging: Option<Attempt>,
     /// How the last update ended, or how far it has come since it answers.
@@ -65,6 +67,14 @@ pub struct Attempt {
     pub digest: Digest,
     /// How often the process ended without being told to.
     pub unclean_ends: u8,
+}
+
+impl SlotRecord {
+    /// Puts the previous version in the place of the active one, in the state in which it was left.
+    pub(super) fn go_back(&mut self) {
+        self.active = self.previous.take();
+        self.trial = self.previous_trial.take();
+    }
 }
 
 /// How an update ended.

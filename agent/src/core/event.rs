@@ -73,6 +73,18 @@ pub enum Event {
         /// The probe, or why it cannot answer.
         result: Result<Probe, LoadFailure>,
     },
+    /// A version answers from now on.
+    Activated {
+        /// The slot.
+        slot: SlotName,
+        /// The manifest's digest.
+        digest: Digest,
+    },
+    /// A message could not be put into the outbox.
+    PutFailed {
+        /// Its id.
+        id: u64,
+    },
     /// A telemetry window has closed.
     WindowClosed {
         /// When it began, in seconds since 1970.
@@ -148,7 +160,7 @@ pub enum Effect {
         /// The manifest's digest.
         digest: Digest,
     },
-    /// Switch to the staged version, in one step.
+    /// Switch to the staged version, in one step → [`Event::Activated`].
     Activate {
         /// The slot.
         slot: SlotName,
@@ -160,7 +172,7 @@ pub enum Effect {
         /// The slot.
         slot: SlotName,
     },
-    /// Load and switch, because nothing better answers → [`Event::ModelLoaded`].
+    /// Load and switch, because nothing better answers → [`Event::ModelLoaded`], and then [`Event::Activated`].
     Load {
         /// The slot.
         slot: SlotName,
@@ -183,7 +195,7 @@ pub enum Effect {
     },
     /// Send a report that nobody waits for; may get lost.
     SendReport(Box<DeviceReport>),
-    /// Put a message into the outbox.
+    /// Put a message into the outbox. An outcome waits for room on the disk; of the others [`Event::PutFailed`] comes back.
     Put {
         /// Its id.
         id: u64,

@@ -8,6 +8,7 @@ use muster_proto::trust::Verified;
 
 use super::Now;
 use super::backoff;
+use super::boot::{PROBATION_MS, lies_in_the_device};
 use super::durable::{Attempt, Outcome};
 use super::event::{Effect, LoadFailure, Signed};
 use super::report::clip;
@@ -55,8 +56,7 @@ impl State {
         fx.push(Effect::KeepSigned(vec![(Signed::Desired, Some(bytes))]));
         let wants = desired.slots.clone();
         self.desired = Some(desired);
-        self.remove_unwanted(&wants, fx);
-        let mut settled = false;
+        let mut settled = self.remove_unwanted(&wants, fx);
         for want in wants {
             settled |= self.want_slot(want, now, fx);
         }
@@ -64,16 +64,15 @@ impl State {
         if self.jobs.values().any(|j| matches!(j.stage, Stage::Queued)) {
             self.want_walk();
         }
-        if settled {
-            self.report_outcome(now, fx);
-        }
+        self.untold |= settled;
         self.report_due = true;
     }
 
-    /// Slots that are no longer listed are emptied (invariant 5).
-    fn remove_unwanted(&mut self, wants: &[SlotDesired], fx: &mut Vec<Effect>) {
+    /// Slots that are no longer listed are emptied (invariant 5). Returns whether that is an outcome of any.
+    fn remove_unwanted(&mut self, wants: &[SlotDesired], fx: &mut Vec<Effect>) -> bool {
         let unwanted = |slot: &SlotName| !wants.iter().any(|w| w.slot == *slot);
         let gone: Vec<SlotName> = self.durable.slots.keys().filter(|s| unwanted(s)).cloned().collect();
+        let mut removed = false;
         for slot in gone {
             self.abandon(&slot, fx);
             self.answering.remove(&slot);
@@ -87,29 +86,36 @@ impl State {
             let want = was.map(|o| o.want);
             *record = Default::default();
             record.outcome = want.map(|want| Outcome { phase: Phase::Removed, ..Outcome::of(&Job::new(want)) });
+            removed |= record.outcome.is_some();
         }
+        removed
     }
 
     /// Sets what one slot shall run. Returns whether that is already an outcome.
     fn want_slot(&mut self, want: SlotDesired, now: Now, fx: &mut Vec<Effect>) -> bool {
         let slot = want.slot.clone();
         if let Some(job) = self.jobs.get_mut(&slot)
-            && (job.want.digest, &job.want.target, &job.want.rollout) == (want.digest, &want.target, &want.rollout)
+            && want == (SlotDesired { trial_seconds: want.trial_seconds, ..job.want.clone() })
         {
             job.want = want;
             return false;
         }
         self.abandon(&slot, fx);
+        let answers = self.answering.contains_key(&slot);
         let record = self.durable.slots.entry(slot.clone()).or_default();
         let mut job = Job::new(want);
         if record.active.as_ref().is_some_and(|a| a.digest == job.want.digest) {
             job.stage = match record.trial {
                 Some(_) => {
                     let trial = u64::from(job.want.trial_seconds) * 1000;
-                    Stage::Trial { until_ms: now.mono_ms.saturating_add(trial) }
+                    Stage::Trial { until_ms: if answers { now.mono_ms.saturating_add(trial) } else { u64::MAX } }
                 }
                 None => Stage::Healthy,
             };
+        } else if record.trial.is_some() && answers {
+            self.probation.insert(slot.clone(), now.mono_ms.saturating_add(PROBATION_MS));
+        }
+        if !matches!(job.stage, Stage::Queued) {
             job.probe = record.outcome.as_ref().and_then(|o| o.probe.clone());
         }
         record.outcome = Some(Outcome::of(&job));
@@ -183,29 +189,33 @@ impl State {
         match result {
             Ok(probe) => {
                 job.probe = Some(probe);
-                self.activate(slot, now, fx);
+                self.activate(slot, fx);
             }
             Err(LoadFailure { failure, damaged }) if !damaged.is_empty() => {
                 self.files.retain(|d, _| !damaged.contains(d));
                 self.retry_later(&slot, failure, now);
             }
-            Err(LoadFailure { failure, .. }) => match failure.code {
-                Code::MemoryShort | Code::StoreFailed | Code::DiskFull => self.retry_later(&slot, failure, now),
-                _ => self.end_failed(&slot, digest, failure, now, fx),
-            },
+            Err(LoadFailure { failure, .. }) if lies_in_the_device(failure.code) => {
+                self.retry_later(&slot, failure, now);
+            }
+            Err(LoadFailure { failure, .. }) => self.end_failed(&slot, digest, failure, now, fx),
         }
     }
 
     /// The one switch: written down first, then made (invariant 2).
-    fn activate(&mut self, slot: SlotName, now: Now, fx: &mut Vec<Effect>) {
+    fn activate(&mut self, slot: SlotName, fx: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&slot) else { return };
-        let trial = u64::from(job.want.trial_seconds) * 1000;
-        job.stage = Stage::Trial { until_ms: now.mono_ms.saturating_add(trial) };
+        job.stage = Stage::Trial { until_ms: u64::MAX };
         let digest = job.want.digest;
+        self.probation.remove(&slot);
         let record = self.durable.slots.entry(slot.clone()).or_default();
         let active = model_ref(&job.want);
         if record.active.as_ref() != Some(&active) {
-            record.previous = record.active.replace(active);
+            let before = record.active.replace(active);
+            // A version that was never confirmed is something to go back to only where there is nothing better.
+            if record.trial.is_none() || record.previous.is_none() || record.previous == record.active {
+                (record.previous, record.previous_trial) = (before, record.trial.take());
+            }
         }
         record.staging = None;
         record.trial = Some(Attempt { digest, unclean_ends: 0 });
@@ -214,7 +224,38 @@ impl State {
         fx.push(Effect::Activate { slot: slot.clone(), digest });
         self.answering.insert(slot, digest);
         self.report_due = true;
-        self.confirm_trials(now, fx);
+    }
+
+    /// A trial begins when the version answers: it may have waited long for the record to be written.
+    pub(super) fn activated(&mut self, slot: &SlotName, digest: Digest, now: Now) {
+        let record = self.durable.slots.get(slot);
+        let on_trial = record.is_some_and(|r| r.trial.as_ref().is_some_and(|t| t.digest == digest));
+        if !on_trial || self.answering.get(slot) != Some(&digest) {
+            return;
+        }
+        match self.jobs.get_mut(slot).filter(|j| j.want.digest == digest) {
+            Some(Job { stage: Stage::Trial { until_ms }, want, .. }) if *until_ms == u64::MAX => {
+                *until_ms = now.mono_ms.saturating_add(u64::from(want.trial_seconds) * 1000);
+            }
+            Some(_) => {}
+            None => {
+                self.probation.entry(slot.clone()).or_insert(now.mono_ms.saturating_add(PROBATION_MS));
+            }
+        }
+    }
+
+    /// Confirms versions on trial that answer in the place of those that are wanted.
+    fn confirm_unwanted(&mut self, now: Now, fx: &mut Vec<Effect>) {
+        let passed: Vec<SlotName> =
+            self.probation.iter().filter(|(_, until)| now.mono_ms >= **until).map(|(s, _)| s.clone()).collect();
+        for slot in passed {
+            self.probation.remove(&slot);
+            let watched = self.jobs.get(&slot).is_some_and(|j| matches!(j.stage, Stage::Trial { .. }));
+            if let Some(record) = self.durable.slots.get_mut(&slot).filter(|r| !watched && r.trial.is_some()) {
+                record.trial = None;
+                self.persist(fx);
+            }
+        }
     }
 
     /// Confirms versions whose trial has passed.
@@ -222,7 +263,7 @@ impl State {
         let passed = |j: &Job| matches!(j.stage, Stage::Trial { until_ms } if now.mono_ms >= until_ms);
         let slots: Vec<SlotName> = self.jobs.iter().filter(|(_, j)| passed(j)).map(|(s, _)| s.clone()).collect();
         if slots.is_empty() {
-            return;
+            return self.confirm_unwanted(now, fx);
         }
         for slot in slots {
             let Some(job) = self.jobs.get_mut(&slot) else { continue };

@@ -88,7 +88,15 @@ pub struct State {
     pub(super) jobs: BTreeMap<SlotName, Job>,
     /// What the engine answers with.
     pub(super) answering: BTreeMap<SlotName, Digest>,
+    /// Active versions that could not be loaded for now: how often that was tried, and when to try again.
+    pub(super) reload: BTreeMap<SlotName, (u32, u64)>,
+    /// Until when active versions are on trial that no job watches over, in milliseconds.
+    pub(super) probation: BTreeMap<SlotName, u64>,
     pub(super) report_due: bool,
+    /// The newest report that was not an outcome and is not acknowledged, and when it was sent.
+    pub(super) unheard: Option<(u64, u64)>,
+    /// The record has outcomes that may not have been put into the outbox.
+    pub(super) untold: bool,
 }
 
 /// The update of one slot.
@@ -207,7 +215,11 @@ impl State {
             refused: None,
             jobs: BTreeMap::new(),
             answering: BTreeMap::new(),
+            reload: BTreeMap::new(),
+            probation: BTreeMap::new(),
             report_due: false,
+            unheard: None,
+            untold: false,
         }
     }
 

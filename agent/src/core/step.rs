@@ -12,8 +12,10 @@ pub fn step(state: &mut State, event: Event, now: Now) -> Vec<Effect> {
     let mut fx = Vec::new();
     state.handle(event, now, &mut fx);
     state.confirm_trials(now, &mut fx);
+    state.load_again(now, &mut fx);
     state.advance_walk(now, &mut fx);
     state.schedule(now, &mut fx);
+    state.repeat_outcomes(now, &mut fx);
     state.report_progress(now, &mut fx);
     state.flush_outbox(now, &mut fx);
     fx
@@ -40,6 +42,7 @@ impl State {
             Event::DesiredArrived(bytes) => self.accept_desired(bytes, true, now, fx),
             Event::FrameArrived(frame) => self.frame(frame, now, fx),
             Event::Acknowledged(ids) => {
+                self.unheard = self.unheard.filter(|(id, _)| !ids.contains(id));
                 let removed = self.outbox.remove(&ids);
                 if !removed.is_empty() {
                     fx.push(Effect::Remove(removed));
@@ -54,6 +57,8 @@ impl State {
             Event::FileAssembled { file, result } => self.file_assembled(file, result, now, fx),
             Event::ModelStaged { slot, digest, result } => self.staged(slot, digest, result, now, fx),
             Event::ModelLoaded { slot, digest, result } => self.loaded(slot, digest, result, now, fx),
+            Event::Activated { slot, digest } => self.activated(&slot, digest, now),
+            Event::PutFailed { id } => self.put_failed(id),
             Event::WindowClosed { started_at, length_ms, slots, vitals } => {
                 let dropped = self.durable.outbox_dropped;
                 let make = |incarnation, id| {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use muster_proto::code::Code;
 use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::BundleManifest;
 use muster_proto::report::{Failure, Presence, Probe, Report};
@@ -22,11 +23,11 @@ impl Driver {
             Effect::Persist(durable) => self.persist(&durable).await,
             Effect::KeepSigned(signed) => {
                 // The copies first: where they are newer than the index, the index is the floor all the same.
-                self.note("keeping signed metadata", self.store.files.keep_signed(&signed));
-                self.note("keeping signed metadata", self.store.index.keep_signed(&signed));
+                self.wait_for_room("keeping signed metadata", || self.store.files.keep_signed(&signed)).await;
+                self.wait_for_room("keeping signed metadata", || self.store.index.keep_signed(&signed)).await;
             }
             Effect::KeepManifest { digest, bytes } => {
-                self.note("keeping a manifest", self.store.files.keep_manifest(&digest, &bytes));
+                self.wait_for_room("keeping a manifest", || self.store.files.keep_manifest(&digest, &bytes)).await;
             }
             Effect::SayHello => {
                 let generation = self.state.durable().generation;
@@ -59,7 +60,8 @@ impl Driver {
                 if let Some((staged, model)) = self.staged.remove(&slot)
                     && staged == digest
                 {
-                    self.slots.activate(slot, model);
+                    self.slots.activate(slot.clone(), model);
+                    self.report_back(Event::Activated { slot, digest });
                 }
             }
             Effect::Unstage { slot } => drop(self.staged.remove(&slot)),
@@ -74,7 +76,7 @@ impl Driver {
             Effect::Put { id, kind, body } => match encode_body(&self.identity, &body) {
                 Ok(payload) => {
                     let entry = Entry { kind, size: payload.len() as u64, made_at: super::wall_s() };
-                    self.note("storing a message", self.store.index.put(id, entry, payload));
+                    self.put(id, entry, payload).await;
                 }
                 Err(error) => tracing::error!(%error, "a message cannot be encoded"),
             },
@@ -100,6 +102,32 @@ impl Driver {
         while let Err(error) = self.store.index.save(durable) {
             if !std::mem::replace(&mut warned, true) {
                 tracing::error!(code = %error.code(), error = error.failure().detail, "the state cannot be written; trying again");
+            }
+            tokio::time::sleep(PERSIST_RETRY).await;
+        }
+    }
+
+    /// An outcome has to be on disk before anything else, as the record has (invariant 9); telemetry gives way.
+    async fn put(&self, id: u64, entry: Entry, payload: Vec<u8>) {
+        let put = || self.store.index.put(id, entry, payload.clone());
+        if entry.kind == Kind::Outcome {
+            self.wait_for_room("storing an outcome", put).await;
+        } else if let Err(error) = put() {
+            self.note("storing a message", Err(error));
+            self.report_back(Event::PutFailed { id });
+        }
+    }
+
+    /// Tries `write` until the disk has room for it; any other failure is noted and left alone.
+    async fn wait_for_room(&self, what: &str, write: impl Fn() -> Result<(), store::Error>) {
+        let mut warned = false;
+        while let Err(error) = write() {
+            let full = error.code() == Code::DiskFull;
+            if !std::mem::replace(&mut warned, true) || !full {
+                self.note(what, Err(error));
+            }
+            if !full {
+                return;
             }
             tokio::time::sleep(PERSIST_RETRY).await;
         }

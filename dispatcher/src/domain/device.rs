@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use muster_proto::code::Code;
 use muster_proto::desired::{Desired, MAX_SLOTS, SlotDesired};
 use muster_proto::id::{DeviceId, Digest, Generation, GroupName, SlotName, Workspace};
-use muster_proto::report::{AgentInfo, DeviceReport};
+use muster_proto::report::{AgentInfo, DeviceReport, Phase, SlotReport};
 use serde::{Deserialize, Serialize};
 
 use super::rollout::RolloutId;
@@ -49,6 +50,9 @@ pub struct Device {
     /// Whether it is connected, as far as this process knows.
     #[serde(skip)]
     pub online: bool,
+    /// When this process last sent it its desired state; 0 if never.
+    #[serde(skip)]
+    pub sent_at: u64,
 }
 
 /// What one slot shall run.
@@ -118,6 +122,7 @@ impl Device {
             past_incarnations: Vec::new(),
             last_seen: 0,
             online: false,
+            sent_at: 0,
         }
     }
 
@@ -178,6 +183,26 @@ impl Device {
             self.raise_generation();
         }
         ahead
+    }
+
+    /// Whether the device accepted other content under the number of its newest desired state: from another dispatcher,
+    /// or from this one before it was restored from a backup. Then the generation was raised.
+    pub(super) fn outbid(&mut self, report: &DeviceReport) -> bool {
+        let refuses = report.refused.as_ref().is_some_and(|refused| refused.code == Code::Rollback);
+        let same = |(slot, want): (&SlotName, &Assignment)| {
+            let runs = |s: &SlotReport| {
+                let desired = s.desired.as_ref().is_some_and(|d| d.digest == want.digest && d.target == want.target);
+                s.slot == *slot && s.phase != Phase::Removed && desired && s.rollout == want.rollout.to_string()
+            };
+            report.slots.iter().any(runs)
+        };
+        let wanted = |s: &SlotReport| s.phase == Phase::Removed || self.slots.contains_key(&s.slot);
+        let agrees = self.slots.iter().all(same) && report.slots.iter().all(wanted);
+        let outbid = refuses && report.generation == self.generation && !agrees;
+        if outbid {
+            self.raise_generation();
+        }
+        outbid
     }
 
     pub(super) fn freshness(&self, report: &DeviceReport) -> Freshness {

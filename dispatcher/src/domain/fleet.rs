@@ -14,6 +14,10 @@ use super::rollout::{Audience, Rollout, RolloutId, RolloutStatus};
 /// How far apart two notes of a device's life are that are worth keeping, in seconds.
 const SEEN_STEP_SECONDS: u64 = 15;
 
+/// A connected device that has not accepted its desired state is sent it again this often, in seconds: the broker may
+/// have lost it, and a device whose connection holds does not say hello.
+pub(super) const RESEND_SECONDS: u64 = 300;
+
 /// Every device, group and rollout of a workspace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fleet {
@@ -169,11 +173,6 @@ impl Fleet {
         });
         rollouts.map(|r| format!("rollout {}", r.id)).chain(devices).collect()
     }
-
-    pub(super) fn publish(&self, device: &DeviceId, now: u64) -> Option<Effect> {
-        let desired = self.devices.get(device)?.desired(&self.workspace, now)?;
-        Some(Effect::PublishDesired { device: device.clone(), desired: Box::new(desired) })
-    }
 }
 
 /// What follows from `event`. The same event twice leaves the same state (invariant 6).
@@ -210,10 +209,13 @@ impl Turn<'_> {
             Event::RolloutCancelled(id) => self.cancel_rollout(id, "cancelled by an operator"),
             Event::VersionDeleted(digest) => self.cancel_where("the version was deleted", |r| r.digest == digest),
             Event::BrokerForgot => {
-                let fleet = &*self.fleet;
-                self.effects.extend(fleet.devices.keys().filter_map(|device| fleet.publish(device, self.now)));
+                let all: Vec<DeviceId> = self.fleet.devices.keys().cloned().collect();
+                all.iter().for_each(|device| self.publish(device));
             }
-            Event::Tick => self.advance_where(|_| true),
+            Event::Tick => {
+                self.advance_where(|_| true);
+                self.publish_again();
+            }
         }
     }
 
@@ -302,7 +304,7 @@ impl Turn<'_> {
             self.effects.push(Effect::SaveDevice(device.clone()));
         }
         // On each hello, because a broker may not have kept the retained one.
-        self.effects.extend(self.fleet.publish(device, self.now));
+        self.publish(device);
         if !was_online {
             self.tell(device, DeviceChange::Online);
         }
@@ -345,12 +347,12 @@ impl Turn<'_> {
         }
         let was_online = std::mem::replace(&mut record.online, true);
         record.last_seen = self.now;
-        let raised = record.accept(report.generation);
+        let raised = record.accept(report.generation) || record.outbid(&report);
         let behind = report.generation < record.generation;
         record.replace_report(report.clone());
         self.effects.push(Effect::SaveDevice(device.clone()));
         if raised {
-            self.effects.extend(self.fleet.publish(&device, self.now));
+            self.publish(&device);
         }
         for slot in &report.slots {
             self.observe_slot(&device, slot);
@@ -365,6 +367,23 @@ impl Turn<'_> {
             self.tell(&device, DeviceChange::Online);
             self.advance_where(|r| r.devices.contains_key(&device));
         }
+    }
+
+    pub(super) fn publish(&mut self, device: &DeviceId) {
+        let (fleet, now) = (&mut *self.fleet, self.now);
+        let Some(record) = fleet.devices.get_mut(device) else { return };
+        let Some(desired) = record.desired(&fleet.workspace, now) else { return };
+        record.sent_at = now;
+        self.effects.push(Effect::PublishDesired { device: device.clone(), desired: Box::new(desired) });
+    }
+
+    /// Sends desired states again that seem to be lost.
+    fn publish_again(&mut self) {
+        let now = self.now;
+        let lost =
+            |d: &&Device| d.online && d.accepted < d.generation && now.saturating_sub(d.sent_at) >= RESEND_SECONDS;
+        let behind: Vec<DeviceId> = self.fleet.devices.values().filter(lost).map(|d| d.id.clone()).collect();
+        behind.iter().for_each(|device| self.publish(device));
     }
 
     fn ensure_group(&mut self, name: &GroupName) {

@@ -7,7 +7,7 @@ use muster_proto::desired::Desired;
 use muster_proto::id::{DeviceId, Digest, Generation, GroupName, Version};
 use muster_proto::report::{AgentInfo, DeviceReport, Failure, ModelRef, Phase, Probe, SlotReport, Transfer};
 
-use super::fleet::step;
+use super::fleet::{RESEND_SECONDS, step};
 use super::rollout::SILENCE_SECONDS;
 use super::*;
 
@@ -318,6 +318,36 @@ fn generations_rise_above_what_a_device_has_accepted() {
     assert_eq!(published(&step(&mut fleet, hello(40), 12)), [("d0".into(), 41)]);
     let effects = start(&mut fleet, rollout(2, 2, to_line()));
     assert_eq!(published(&effects), [("d0".into(), 42)]);
+}
+
+/// A broker may lose what it accepted, and a connection that holds says no second hello.
+#[test]
+fn a_desired_state_that_a_connected_device_does_not_accept_is_sent_again() {
+    let mut fleet = line(1);
+    let sent = published(&start(&mut fleet, rollout(1, 1, to_line())));
+    let began = fleet.devices[&id("d0")].sent_at;
+    let again = began + RESEND_SECONDS;
+    assert_eq!(published(&step(&mut fleet, Event::Tick, again - 1)), []);
+    assert_eq!(published(&step(&mut fleet, Event::Tick, again)), sent);
+    assert_eq!(published(&step(&mut fleet, Event::Tick, again)), []);
+    step(&mut fleet, Event::Offline(id("d0")), again);
+    assert_eq!(published(&step(&mut fleet, Event::Tick, again + RESEND_SECONDS)), [], "it says hello when it is back");
+    step(&mut fleet, Event::Online { device: id("d0"), generation: Generation(1) }, again + RESEND_SECONDS);
+    assert_eq!(published(&step(&mut fleet, Event::Tick, again + 2 * RESEND_SECONDS)), [], "accepted");
+}
+
+/// Invariant 5: another dispatcher, or this one before its restore from a backup, used the number before.
+#[test]
+fn a_generation_that_the_device_knows_with_other_content_is_raised() {
+    let mut fleet = line(1);
+    start(&mut fleet, rollout(1, 1, to_line()));
+    let desired = fleet.devices[&id("d0")].desired(&fleet.workspace, 0).expect("it was offered something");
+    let refused = Some(Failure { code: Code::Rollback, detail: "a second time with other content".into() });
+    let ours = report("d0", 1, 1, slot_report(&desired, Phase::Fetching, None));
+    let ours = DeviceReport { refused: refused.clone(), ..ours };
+    assert_eq!(published(&step(&mut fleet, Event::ReportArrived(Box::new(ours)), 20)), [], "a replay of an older one");
+    let theirs = DeviceReport { refused, ..report("d0", 2, 1, vec![]) };
+    assert_eq!(published(&step(&mut fleet, Event::ReportArrived(Box::new(theirs)), 20)), [("d0".into(), 2)]);
 }
 
 #[test]

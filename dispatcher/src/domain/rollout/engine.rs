@@ -167,7 +167,7 @@ impl Turn<'_> {
             return;
         }
         self.effects.push(Effect::SaveDevice(device.clone()));
-        self.effects.extend(self.fleet.publish(device, self.now));
+        self.publish(device);
         self.note(id, device, DevicePhase::Offered, None, "");
         if let Some(before) = before.filter(|before| *before != id)
             && self.part(before, device).is_some_and(|p| !p.phase.is_final())

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// How many lines are kept.
-const LINES: usize = 600;
+const LINES: usize = 6_000;
 
 /// The tail of a trace.
 #[derive(Debug, Default)]

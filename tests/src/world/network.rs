@@ -185,6 +185,7 @@ impl World {
         if self.devices[i].link.up {
             return;
         }
+        self.send_will(i);
         self.devices[i].link.up = true;
         if self.devices[i].running().clock_set_ms.is_none() {
             let set = self.now + self.rng.within(1_000, 600_000);
@@ -221,10 +222,20 @@ impl World {
 
     /// The broker says that a device is gone, some time after it is.
     pub(super) fn plan_will(&mut self, i: usize) {
-        let session = self.devices[i].link.session;
+        let link = &mut self.devices[i].link;
+        link.will = Some(link.session);
+        let session = link.session;
         let delay = self.rng.below(NOTICED_MS);
-        let will = wire::encode(&Presence::OfflineV1).expect("within the cap");
-        self.plan(delay, Item::Up(i, session, Leaf::State, will));
+        self.plan(delay, Item::Will(i, session));
+    }
+
+    /// Sends a last will: when the broker finds the connection broken, and at the latest when the device is back, before
+    /// anything that it says then.
+    pub(super) fn send_will(&mut self, i: usize) {
+        if self.devices[i].link.will.take().is_some() {
+            let device = self.devices[i].id.clone();
+            self.tell_cloud(CloudEvent::Offline(device));
+        }
     }
 
     pub(super) fn noticed(&mut self, i: usize, start: u32) {

@@ -41,6 +41,8 @@ pub struct Link {
     pub session: u32,
     /// Whether it is up.
     pub up: bool,
+    /// The connection whose last will the broker has not sent yet.
+    pub will: Option<u32>,
     /// There is no network until then, in milliseconds.
     pub away_until: u64,
     /// The bundle topics that the device receives.
@@ -52,7 +54,15 @@ pub struct Link {
 impl Link {
     /// A connection that is down.
     pub fn new(quality: Quality) -> Self {
-        Self { quality, session: 0, up: false, away_until: 0, joined: BTreeSet::new(), kept: VecDeque::new() }
+        Self {
+            quality,
+            session: 0,
+            up: false,
+            will: None,
+            away_until: 0,
+            joined: BTreeSet::new(),
+            kept: VecDeque::new(),
+        }
     }
 
     /// The delays after which a message arrives: none, one, or two of them.

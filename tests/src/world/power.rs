@@ -16,7 +16,7 @@ impl World {
         if self.devices[i].process.is_some() {
             return;
         }
-        let drawn = self.rng.next();
+        let drawn = self.rng.draw();
         if std::mem::take(&mut self.devices[i].index_fails) {
             self.lose_index(i);
         }
@@ -81,6 +81,7 @@ impl World {
     pub(super) fn exit(&mut self, i: usize) {
         self.check_device(i);
         self.devices[i].process = None;
+        self.devices[i].witness.staging.clear();
         self.link_dies(i);
         self.restart_soon(i);
     }

@@ -38,7 +38,8 @@ pub(super) fn effect(effect: &Effect) -> String {
                     };
                     let trial = record.trial.as_ref().map(|t| t.unclean_ends);
                     let staging = record.staging.as_ref().map(|s| (s.digest.short(), s.unclean_ends));
-                    let outcome = record.outcome.as_ref().map(|o| (o.phase, o.want.target.clone(), o.want.rollout.clone()));
+                    let outcome =
+                        record.outcome.as_ref().map(|o| (o.phase, o.want.target.clone(), o.want.rollout.clone()));
                     format!(
                         "{slot}: active {} previous {} trial {trial:?} staging {staging:?} outcome {outcome:?}",
                         version(&record.active),
@@ -90,7 +91,9 @@ pub(super) fn fetch(fetch: &Fetch) -> String {
 
 fn frame(frame: &Frame) -> String {
     match frame {
-        Frame::ChunkV1 { object, index, total, .. } => format!("chunk {index} of {}, {total} bytes", self::object(object)),
+        Frame::ChunkV1 { object, index, total, .. } => {
+            format!("chunk {index} of {}, {total} bytes", self::object(object))
+        }
         Frame::MissingV1 { object, .. } => format!("no {}", self::object(object)),
         Frame::DeltaV1 { want, offer } => format!("delta to {}: {:?}", want.short(), offer.as_ref().map(|d| d.size)),
     }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use muster_agent::core::event::Signed;
 use muster_agent::core::state::OnDisk;
 use muster_agent::core::{Durable, Effect, Event, Identity, Limits, Now, State};
-use muster_agent::core::event::Signed;
 use muster_agent::store;
 use muster_proto::id::{DeviceId, Digest, SlotName};
 use muster_proto::report::AgentInfo;
@@ -92,6 +92,18 @@ pub enum Work {
     Exit,
 }
 
+impl Process {
+    /// Slots of which the core does not yet know whether the version answers that is to answer as soon as it is loaded.
+    pub fn loading(&self) -> BTreeSet<SlotName> {
+        let loads = self.engine.queue.iter().filter(|loading| !loading.beside).map(|loading| &loading.slot);
+        let results = self.inbox.iter().filter_map(|(event, _)| match event {
+            Event::ModelLoaded { slot, .. } => Some(slot),
+            _ => None,
+        });
+        loads.chain(results).chain(&self.engine.short).cloned().collect()
+    }
+}
+
 impl Device {
     /// A device that was just enrolled, without power.
     pub fn new(id: DeviceId, traits: Traits, link: Link, roots: (Vec<u8>, Vec<u8>)) -> Self {
@@ -151,9 +163,8 @@ impl Device {
         let durable = match disk.load() {
             Some(durable) => durable,
             None => {
-                let desired = bytes(Signed::Desired).and_then(|signed| {
-                    Some((director.verify(signed, &workspace(), &self.id, None).ok()?, signed))
-                });
+                let desired = bytes(Signed::Desired)
+                    .and_then(|signed| Some((director.verify(signed, &workspace(), &self.id, None).ok()?, signed)));
                 let desired = desired.as_ref().map(|(verified, signed)| (verified, *signed));
                 store::rebuild(desired, &repository, &manifests, &files, drawn)
             }

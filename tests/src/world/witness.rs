@@ -22,24 +22,32 @@ pub struct Witness {
     pub deaths: BTreeMap<(SlotName, Digest), u32>,
     /// The same, for loading only, in one generation.
     pub deaths_staging: BTreeMap<(SlotName, Digest, Generation), u32>,
+    /// What this process has begun to load for the first time.
+    pub staging: BTreeSet<(SlotName, Digest)>,
     /// Messages of this incarnation that the dispatcher has acknowledged to the device.
     pub acknowledged: BTreeSet<u64>,
     /// Messages that were dropped without that, in this incarnation.
     pub dropped: u64,
+    /// Messages for which the disk had no room, in the life of this process: their count may die with it.
+    pub unstored: u64,
 }
 
 impl Witness {
     /// The process ended unclean while `durable` was on the disk.
     pub fn died(&mut self, durable: Option<&Durable>) {
+        self.unstored = 0;
+        let loaded = std::mem::take(&mut self.staging);
         let Some(durable) = durable else { return };
         for (slot, record) in &durable.slots {
             let digests: BTreeSet<Digest> = record.trial.iter().chain(&record.staging).map(|a| a.digest).collect();
             for digest in digests {
                 *self.deaths.entry((slot.clone(), digest)).or_default() += 1;
             }
-            if let Some(staging) = &record.staging {
-                let key = (slot.clone(), staging.digest, durable.generation);
-                *self.deaths_staging.entry(key).or_default() += 1;
+        }
+        for (slot, digest) in loaded {
+            let still = durable.slots.get(&slot).and_then(|r| r.staging.as_ref()).is_some_and(|s| s.digest == digest);
+            if still {
+                *self.deaths_staging.entry((slot, digest, durable.generation)).or_default() += 1;
             }
         }
     }
@@ -50,5 +58,6 @@ impl Witness {
         self.deaths_staging.clear();
         self.acknowledged.clear();
         self.dropped = 0;
+        self.unstored = 0;
     }
 }

@@ -3,42 +3,52 @@
 use std::collections::BTreeSet;
 
 use muster_agent::core::durable::SlotRecord;
+use muster_agent::core::event::Signed;
 use muster_agent::core::outbox::Kind;
 use muster_agent::core::{Durable, Effect, Event};
-use muster_proto::desired::{DesiredState, SignedDesired};
+use muster_proto::desired::{Desired, DesiredState, SignedDesired};
 use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::BundleManifest;
 use muster_proto::report::{DeviceReport, Phase, Report, SignedReport};
-use muster_proto::transfer::{Fetch, WINDOW};
+use muster_proto::transfer::{Fetch, Frame, Object, WINDOW};
 use muster_proto::wire;
 
 use super::World;
 use super::catalogue::Catalogue;
 use super::cloud::Outcome;
 use super::device::{Device, essence};
+use super::settle::standing;
 
 /// What can be seen of a core and may not change for nothing.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub(super) struct Portrait {
     durable: Durable,
     report: DeviceReport,
 }
 
+/// One thing per line, and nothing that nobody reads.
+impl std::fmt::Debug for Portrait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Durable { generation, time_floor, clean_stop, outbox_dropped, .. } = &self.durable;
+        writeln!(f, "generation {generation}, time {time_floor}, clean {clean_stop}, dropped {outbox_dropped}")?;
+        self.durable.slots.iter().try_for_each(|slot| writeln!(f, "  {slot:?}"))?;
+        self.report.slots.iter().try_for_each(|slot| writeln!(f, "  {slot:?}"))?;
+        writeln!(f, "  refused {:?}", self.report.refused)
+    }
+}
+
 impl Portrait {
     /// Whether both show the same, but for the time and what the trace of a message leaves.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.durable.slots == other.durable.slots && self.report.slots == other.report.slots
+        self.durable.slots == other.durable.slots && standing(&self.report) == standing(&other.report)
     }
 }
 
 impl World {
     /// Everything that is checked when the driver has done all that followed from an event.
     pub(super) fn check_device(&self, i: usize) {
-        let checks = [
-            invariant_2_something_answers,
-            invariant_12_what_is_claimed_answers,
-            invariant_10_everything_is_bounded,
-        ];
+        let checks =
+            [invariant_2_something_answers, invariant_12_what_is_claimed_answers, invariant_10_everything_is_bounded];
         for check in checks {
             if let Err(what) = check(&self.devices[i]) {
                 self.breach(Some(i), &what);
@@ -90,11 +100,11 @@ impl World {
             self.breach(Some(i), &format!("invariant 1: {} was signed by no publisher", digest.short()));
         }
         let disk = &self.devices[i].disk;
-        let held = disk.signed.get(&muster_agent::core::event::Signed::Targets);
-        let held = held.or(disk.copies.get(&muster_agent::core::event::Signed::Targets));
+        let held = disk.signed.get(&Signed::Targets);
+        let held = held.or(disk.copies.get(&Signed::Targets));
         let named = digest.to_string();
         let proof = held.is_some_and(|bytes| bytes.windows(named.len()).any(|w| w == named.as_bytes()));
-        if !proof && disk.hog == 0 {
+        if !proof {
             self.breach(Some(i), &format!("invariant 1: the device cannot prove that {} was signed", digest.short()));
         }
     }
@@ -108,8 +118,10 @@ impl World {
     }
 
     /// Invariant 7: what was written off is not tried again in the same generation, and what kills is tried only so often.
-    pub(super) fn check_staging(&self, i: usize, slot: &SlotName, digest: Digest, manifest: &BundleManifest) {
+    pub(super) fn check_staging(&mut self, i: usize, slot: &SlotName, digest: Digest, manifest: &BundleManifest) {
         self.check_bundle(i, digest, manifest);
+        let device = &mut self.devices[i];
+        device.witness.staging.insert((slot.clone(), digest));
         let device = &self.devices[i];
         let Some(durable) = device.disk.durable() else { self.breach(Some(i), "loads before it has a record") };
         let key = (slot.clone(), digest);
@@ -148,6 +160,10 @@ impl World {
     fn invariant_9_outcomes_wait_until_told(&self, i: usize) -> Result<(), String> {
         let device = &self.devices[i];
         let Some(durable) = device.disk.durable() else { return Ok(()) };
+        // Nothing can be proved until everything is loaded.
+        if device.process.as_ref().is_some_and(|process| !process.loading().is_empty()) {
+            return Ok(());
+        }
         for (slot, record) in &durable.slots {
             let Some(outcome) = &record.outcome else { continue };
             if !matches!(outcome.phase, Phase::Healthy | Phase::Failed | Phase::Removed) {
@@ -167,6 +183,12 @@ impl World {
     /// Whether this event is given to the core a second time (invariant 6). Only what can come twice: messages, and
     /// results of work that may have been done twice.
     pub(super) fn is_repeated(&mut self, event: &Event) -> bool {
+        // A manifest that came damaged may have been asked for by another slot meanwhile, and then it is news again.
+        if let Event::FrameArrived(Frame::ChunkV1 { object: Object::Blob(digest), data, .. }) = event
+            && Catalogue::shared().by_digest(digest).is_some_and(|bundle| *bundle.bytes != *data)
+        {
+            return false;
+        }
         let repeatable = matches!(
             event,
             Event::DesiredArrived(_)
@@ -176,6 +198,7 @@ impl World {
                 | Event::FileAssembled { .. }
                 | Event::ModelStaged { .. }
                 | Event::ModelLoaded { .. }
+                | Event::Activated { .. }
         );
         repeatable && self.rng.chance(self.setup.repeated)
     }
@@ -183,8 +206,7 @@ impl World {
     /// Whether this event is a desired state that is no newer than the accepted one (invariant 3).
     pub(super) fn is_outdated(&self, i: usize, event: &Event) -> bool {
         let Event::DesiredArrived(bytes) = event else { return false };
-        let Ok(SignedDesired::V1 { payload, .. }) = wire::decode::<SignedDesired>(bytes) else { return false };
-        let Ok(DesiredState::V1(desired)) = wire::decode::<DesiredState>(&payload) else { return false };
+        let Some(desired) = desired_of(bytes) else { return false };
         let process = self.devices[i].process.as_ref();
         process.is_some_and(|p| desired.generation <= p.state.durable().generation)
     }
@@ -202,7 +224,7 @@ impl World {
         let mut after = self.portrait(i);
         after.report.refused = before.report.refused.clone();
         if before != after {
-            self.breach(Some(i), &format!("invariant 3: an outdated desired state changed {before:#?} to {after:#?}"));
+            self.breach(Some(i), &format!("invariant 3: an outdated desired state changed {before:?} to {after:?}"));
         }
     }
 
@@ -210,18 +232,19 @@ impl World {
     pub(super) fn check_twice_is_once(&self, i: usize, once: Portrait) {
         let twice = self.portrait(i);
         if once != twice {
-            self.breach(Some(i), &format!("invariant 6: the same event again changed {once:#?} to {twice:#?}"));
+            self.breach(Some(i), &format!("invariant 6: the same event again changed {once:?} to {twice:?}"));
         }
     }
 
-    /// Before a start: where nothing on the disk can answer any more, nothing has to.
+    /// Before a start, and where files turn out to be bad in the middle of one: where nothing on the disk can answer any more, nothing has to.
     pub(super) fn witness_start(&mut self, i: usize) {
         let device = &mut self.devices[i];
         let Some(durable) = device.disk.durable() else { return };
         let max = device.traits.limits.max_unclean_ends;
         let can_answer = |slot: &SlotName| {
             let Some(record) = durable.slots.get(slot) else { return false };
-            let ends = u8::from(!durable.clean_stop);
+            let loading = durable.slots.values().any(|record| record.staging.is_some());
+            let ends = u8::from(!durable.clean_stop && !loading);
             let killer = record.trial.as_ref().is_some_and(|t| t.unclean_ends.saturating_add(ends) >= max);
             let active = record.active.as_ref().filter(|_| !killer);
             active.into_iter().chain(&record.previous).any(|version| is_whole(device, &version.digest))
@@ -235,7 +258,16 @@ impl World {
         let device = &mut self.devices[i];
         let whole = |record: &SlotRecord| record.active.as_ref().is_some_and(|a| is_whole(device, &a.digest));
         let durable = device.disk.durable();
-        let keeps = |slot: &SlotName| durable.and_then(|d| d.slots.get(slot)).is_some_and(whole);
+        let desired = device.disk.copies.get(&Signed::Desired).and_then(|bytes| desired_of(bytes));
+        // Nothing but the desired state tells which model a slot is for.
+        let same_model = |slot: &SlotName, record: &SlotRecord| {
+            let model = |target: &str| target.split('/').next().map(str::to_owned);
+            let wanted = desired.as_ref().and_then(|d| d.slot(slot)).and_then(|want| model(&want.target));
+            record.active.as_ref().is_some_and(|active| model(&active.target) == wanted)
+        };
+        let keeps = |slot: &SlotName| {
+            durable.and_then(|d| d.slots.get(slot)).is_some_and(|record| whole(record) && same_model(slot, record))
+        };
         let answered: BTreeSet<SlotName> = device.witness.answered.iter().filter(|s| keeps(s)).cloned().collect();
         device.witness.answered = answered;
         device.witness.lost_index();
@@ -257,13 +289,20 @@ fn is_excused(device: &Device, digest: &Digest) -> bool {
     damaged.contains(digest) || bundle.is_some_and(|b| b.manifest.files.iter().any(|f| damaged.contains(&f.digest)))
 }
 
+fn desired_of(bytes: &[u8]) -> Option<Desired> {
+    let SignedDesired::V1 { payload, .. } = wire::decode(bytes).ok()?;
+    let DesiredState::V1(desired) = wire::decode(&payload).ok()?;
+    Some(desired)
+}
+
 fn says(payload: &[u8], owed: &Outcome) -> bool {
     let Ok(SignedReport::V1 { payload, .. }) = wire::decode::<SignedReport>(payload) else { return false };
     let Ok(Report::V1(report)) = wire::decode::<Report>(&payload) else { return false };
     let (slot, rollout, digest, phase) = owed;
     report.slots.iter().any(|s| {
         let desired = s.desired.as_ref().map(|d| d.digest);
-        s.slot == *slot && s.rollout == *rollout && desired == Some(*digest) && s.phase == *phase
+        let proved = *phase != Phase::Healthy || s.active.as_ref().map(|a| a.digest) == desired;
+        s.slot == *slot && s.rollout == *rollout && desired == Some(*digest) && s.phase == *phase && proved
     })
 }
 
@@ -271,7 +310,7 @@ fn says(payload: &[u8], owed: &Outcome) -> bool {
 fn invariant_2_something_answers(device: &Device) -> Result<(), String> {
     let Some(process) = &device.process else { return Ok(()) };
     for slot in &device.witness.answered {
-        if !process.engine.answers.contains_key(slot) && !process.engine.is_loading(slot) {
+        if !process.engine.answers.contains_key(slot) && !process.loading().contains(slot) {
             return Err(format!("invariant 2: nothing answers in slot {slot} any more"));
         }
     }
@@ -314,8 +353,9 @@ fn invariant_10_everything_is_bounded(device: &Device) -> Result<(), String> {
         return Err(format!("invariant 10: {} messages of {stored} bytes on the disk", device.disk.outbox.len()));
     }
     let counted = process.state.durable().outbox_dropped;
-    if counted < device.witness.dropped {
-        return Err(format!("invariant 10: {} messages dropped, {counted} counted", device.witness.dropped));
+    let dropped = device.witness.dropped + device.witness.unstored;
+    if counted < dropped {
+        return Err(format!("invariant 10: {dropped} messages dropped, {counted} counted"));
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ fn told(test: &str, seed: u64, setup: Setup, story: impl Fn(&mut World)) {
     };
     if let Err(breach) = catch_unwind(AssertUnwindSafe(|| run(false))) {
         eprintln!("\nseed {seed} fails. To run it again:");
-        eprintln!("    MUSTER_SEED={seed} MUSTER_SEEDS=1 cargo test --release -p muster-tests --test simulation {test}\n");
+        eprintln!("    MUSTER_SEED={seed} MUSTER_SEEDS=1 cargo test --release --workspace --test simulation {test}\n");
         run(true);
         eprintln!("it did not fail again: the world is not deterministic");
         resume_unwind(breach);
@@ -129,7 +129,7 @@ fn power_may_go_at_every_single_effect_of_an_update() {
             }
             after += 1;
         }
-        assert!(after > 30, "an update has more than {after} effects");
+        assert!(after > 25, "an update has more than {after} effects");
     }
 }
 
@@ -156,7 +156,10 @@ fn a_newer_desired_state_replaces_an_update_in_the_middle_of_its_download() {
     calm("a_newer_desired", 1, |world| {
         world.roll_out(("faces", 1));
         let blob = Catalogue::shared().get(("faces", 1)).manifest.files[0].digest;
-        assert!(world.run_until(LONG_MS, |w| w.devices[0].disk.partial.contains_key(&blob)));
+        while !world.devices[0].disk.partial.contains_key(&blob) {
+            world.run(world.now + 10);
+            assert!(world.now < LONG_MS, "the download never begins");
+        }
         world.roll_out(("faces", 2));
         world.settle();
         assert_eq!(answers(world, 0, "faces").as_deref(), Some("faces/2"));
@@ -297,6 +300,25 @@ fn what_no_publisher_signed_does_not_run_even_if_the_director_asks_for_it() {
             assert_eq!(answers(world, 0, "digits").as_deref(), Some("digits/2"));
         });
     }
+}
+
+/// Invariant 10.
+#[test]
+fn telemetry_that_nobody_takes_is_dropped_and_counted() {
+    let setup = Setup { window_ms: 5 * 60_000, ..Setup::calm(1) };
+    told("telemetry_that_nobody", 1, setup, |world| {
+        world.register(VERSIONS.len());
+        world.roll_out(("digits", 1));
+        assert!(world.run_until(LONG_MS, |w| answers(w, 0, "digits").is_some() && w.unsettled().is_none()));
+        world.strike(Fault::Cut(0, 12 * LONG_MS));
+        world.run(world.now + 11 * LONG_MS);
+        let device = &world.devices[0];
+        let state = &device.process.as_ref().expect("it runs").state;
+        assert!(state.durable().outbox_dropped > 0);
+        assert_eq!(state.outbox_size().0, device.traits.limits.outbox.count);
+        world.run(world.now + LONG_MS);
+        world.settle();
+    });
 }
 
 #[test]

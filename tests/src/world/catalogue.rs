@@ -94,11 +94,8 @@ impl Catalogue {
         for (index, (model, version)) in VERSIONS.iter().enumerate() {
             catalogue.register(model, *version, index as u64);
         }
-        let entries: Vec<(String, Digest)> = catalogue
-            .bundles
-            .iter()
-            .map(|b| (b.manifest.model.to_string(), b.manifest.files[0].digest))
-            .collect();
+        let entries: Vec<(String, Digest)> =
+            catalogue.bundles.iter().map(|b| (b.manifest.model.to_string(), b.manifest.files[0].digest)).collect();
         for (model, want) in &entries {
             for (_, base) in entries.iter().filter(|(m, d)| m == model && d != want) {
                 catalogue.offer(*base, *want);

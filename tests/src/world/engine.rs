@@ -1,6 +1,6 @@
 //! A device's engine: one version is loaded at a time, first come, first served; and each version has a character.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use muster_agent::core::event::LoadFailure;
 use muster_proto::code::Code;
@@ -52,15 +52,10 @@ pub struct Engine {
     pub queue: VecDeque<Loading>,
     /// Loaded beside the active versions.
     pub staged: BTreeMap<SlotName, Digest>,
+    /// Slots whose version could not be loaded for lack of memory.
+    pub short: BTreeSet<SlotName>,
     /// What answers.
     pub answers: BTreeMap<SlotName, Digest>,
-}
-
-impl Engine {
-    /// Whether something is on its way that is to answer in `slot` as soon as it is loaded.
-    pub fn is_loading(&self, slot: &SlotName) -> bool {
-        self.queue.iter().any(|l| !l.beside && l.slot == *slot)
-    }
 }
 
 /// A probe that passed.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_dispatcher::domain::fleet::step;
 use muster_dispatcher::domain::{Device, Effect, Event, Fleet};
 use muster_proto::id::{DeviceId, Digest, SlotName};
-use muster_proto::report::Phase;
+use muster_proto::report::{ModelRef, Phase, SlotReport};
 
 use super::authority::workspace;
 
@@ -79,11 +79,25 @@ impl Cloud {
         Ok(effects)
     }
 
+    /// A device that would be offered something at the next tick; none where nothing is left to offer.
+    pub fn still_offers(&self, now_s: u64) -> Option<DeviceId> {
+        let effects = step(&mut self.fleet.clone(), Event::Tick, now_s);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::PublishDesired { device, .. } => Some(device),
+            _ => None,
+        })
+    }
+
     fn store(&mut self, effect: &Effect) {
         match effect {
             Effect::SaveDevice(id) => {
                 let Some(record) = self.fleet.devices.get(id) else { return };
                 let slots = record.report.iter().flat_map(|r| &r.slots).filter(|s| s.is_final());
+                let proved = |s: &&SlotReport| {
+                    let digest = |m: &Option<ModelRef>| m.as_ref().map(|m| m.digest);
+                    s.phase != Phase::Healthy || digest(&s.active) == digest(&s.desired)
+                };
+                let slots = slots.filter(proved);
                 let said = slots.filter_map(|s| {
                     let desired = s.desired.as_ref()?;
                     Some((s.slot.clone(), s.rollout.clone(), desired.digest, s.phase))

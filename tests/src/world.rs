@@ -19,8 +19,8 @@ pub mod faults;
 pub mod link;
 pub mod queue;
 pub mod rng;
-pub mod setup;
 pub mod settle;
+pub mod setup;
 pub mod trace;
 pub mod transfer;
 pub mod witness;
@@ -98,6 +98,8 @@ enum Item {
     Connect(usize, u32),
     /// A process notices that its connection is gone.
     Noticed(usize, u32),
+    /// The broker sends the last will of a connection that it has found broken.
+    Will(usize, u32),
     /// A message comes to a device.
     Down(usize, u32, Leaf, Vec<u8>),
     /// A message comes to the dispatcher.
@@ -197,6 +199,7 @@ impl World {
             Item::DiskRetry(i, start) if self.runs(i, start) => self.carry_on(i),
             Item::Connect(i, start) if self.runs(i, start) => self.connect(i),
             Item::Noticed(i, start) if self.runs(i, start) => self.noticed(i, start),
+            Item::Will(i, session) if self.devices[i].link.will == Some(session) => self.send_will(i),
             Item::Down(i, session, leaf, payload) => self.arrived_down(i, session, leaf, payload),
             Item::Up(i, session, leaf, payload) => self.arrived_up(i, session, leaf, payload),
             Item::CloudTick => {
@@ -215,7 +218,8 @@ impl World {
             | Item::Killed(..)
             | Item::DiskRetry(..)
             | Item::Connect(..)
-            | Item::Noticed(..) => {}
+            | Item::Noticed(..)
+            | Item::Will(..) => {}
         }
     }
 
@@ -253,16 +257,26 @@ impl World {
         let now = self.devices[i].now(self.now);
         let device = &mut self.devices[i];
         self.trace.note(self.now, || format!("{} ← {}", device.id, describe::event(&event)));
+        if matches!(event, Event::PutFailed { .. }) {
+            device.witness.unstored += 1;
+        }
         if let Event::ModelStaged { slot, digest, result: Ok(_) } = &event {
             device.running().engine.staged.insert(slot.clone(), *digest);
         }
         let again = self.is_repeated(&event).then(|| event.clone());
-        let before = self.is_outdated(i, &event).then(|| self.portrait(i));
-        let mut effects = step(&mut self.devices[i].running().state, event, now);
+        let outdated = self.is_outdated(i, &event);
+        let mut effects = Vec::new();
+        // What is due anyway shall not count as a change that the event made.
+        if outdated || again.is_some() {
+            effects.extend(step(&mut self.devices[i].running().state, Event::Ticked, now));
+        }
+        let before = outdated.then(|| self.portrait(i));
+        effects.extend(step(&mut self.devices[i].running().state, event, now));
         if let Some(before) = before {
             self.check_outdated_changed_nothing(i, before);
         }
         if let Some(event) = again {
+            effects.extend(step(&mut self.devices[i].running().state, Event::Ticked, now));
             let once = self.portrait(i);
             effects.extend(step(&mut self.devices[i].running().state, event, now));
             self.check_twice_is_once(i, once);

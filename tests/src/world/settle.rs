@@ -5,7 +5,8 @@ use muster_agent::core::Now;
 use muster_dispatcher::domain::DevicePhase;
 use muster_proto::code::Code;
 use muster_proto::desired::SlotDesired;
-use muster_proto::report::{Phase, SlotReport};
+use muster_proto::id::Generation;
+use muster_proto::report::{DeviceReport, Phase, SlotReport};
 
 use super::World;
 use super::catalogue::{Catalogue, FOR_ARM, FOR_LARGE, FOR_NONE};
@@ -16,6 +17,9 @@ pub const BOUND_MS: u64 = 3 * 3600 * 1000;
 /// For so long nothing happens any more then, in milliseconds.
 const REST_MS: u64 = 20 * 60 * 1000;
 
+/// Why a device has not converged that does not yet know of it.
+const OFFERS: &str = "the dispatcher has something to offer it";
+
 /// How an update has to end on a device.
 #[derive(Debug, PartialEq)]
 enum End {
@@ -23,6 +27,16 @@ enum End {
     Failed(Code),
     /// It waits for something that never comes.
     Waits(Code),
+}
+
+/// How things stand by a report. An update that waits takes its turn now and then and finds nothing new, of which
+/// nobody has to hear.
+pub(super) fn standing(report: &DeviceReport) -> (Generation, Vec<SlotReport>) {
+    let mut slots = report.slots.clone();
+    for slot in slots.iter_mut().filter(|slot| slot.phase == Phase::Fetching && slot.failure.is_some()) {
+        slot.phase = Phase::Offered;
+    }
+    (report.generation, slots)
 }
 
 impl World {
@@ -45,7 +59,7 @@ impl World {
             }
             let after = self.portrait(i);
             if !before.1.is_same(&after) {
-                self.breach(Some(i), &format!("liveness: it does not rest: {before:#?} became {after:#?}"));
+                self.breach(Some(i), &format!("liveness: it does not rest: {:?} became {after:?}", before.1));
             }
         }
         if let Some((i, why)) = self.unsettled() {
@@ -56,7 +70,11 @@ impl World {
 
     /// A device that has not converged, and why; none where all have.
     pub fn unsettled(&self) -> Option<(usize, String)> {
-        (0..self.devices.len()).find_map(|i| self.converged(i).err().map(|why| (i, why)))
+        let astray = (0..self.devices.len()).find_map(|i| self.converged(i).err().map(|why| (i, why)));
+        // Only then, because it is a copy of everything that the dispatcher knows.
+        astray.or_else(|| {
+            self.cloud.still_offers(self.wall_s()).map(|device| (self.index(&device).unwrap_or(0), OFFERS.into()))
+        })
     }
 
     /// Whether a device is where it shall be and the dispatcher knows it; else why not.
@@ -64,7 +82,19 @@ impl World {
         let device = &self.devices[i];
         let Some(process) = &device.process else { return Err("no process runs".into()) };
         let record = self.cloud.fleet.devices.get(&device.id).ok_or("the dispatcher does not know it")?;
+        if !self.cloud.up || !record.online {
+            return Err("the dispatcher believes it to be away".into());
+        }
         let Some(desired) = record.desired(&self.cloud.fleet.workspace, 0) else { return Ok(()) };
+        if process.busy {
+            return Err("it waits for its disk".into());
+        }
+        if !process.engine.queue.is_empty() || !process.engine.short.is_empty() {
+            return Err("it loads".into());
+        }
+        if process.state.durable().slots.values().any(|record| record.trial.is_some()) {
+            return Err("a version is on trial".into());
+        }
         let report = process.state.describe(Now::default());
         if report.generation != desired.generation {
             return Err(format!("generation {} is desired, {} accepted", desired.generation, report.generation));
@@ -81,11 +111,9 @@ impl World {
         if process.state.outbox_size().0 > 0 || !device.disk.outbox.is_empty() {
             return Err(format!("{} messages wait in the outbox", process.state.outbox_size().0));
         }
-        if record.report.as_ref().map(|r| (&r.slots, r.generation)) != Some((&report.slots, report.generation)) {
-            return Err("the dispatcher does not know how things stand".into());
-        }
-        if !record.online {
-            return Err("the dispatcher believes it to be away".into());
+        let (known, real) = (record.report.as_ref().map(standing), standing(&report));
+        if known.as_ref() != Some(&real) {
+            return Err(format!("the dispatcher does not know how things stand: {known:?} instead of {real:?}"));
         }
         Ok(())
     }
@@ -111,7 +139,11 @@ impl World {
             End::Failed(code) => progress.phase == DevicePhase::Failed && progress.code == Some(*code),
             End::Waits(code) => progress.code == Some(*code),
         };
-        if known { Ok(()) } else { Err(format!("{end:?}, the dispatcher has {:?} {:?}", progress.phase, progress.code)) }
+        if known {
+            Ok(())
+        } else {
+            Err(format!("{end:?}, the dispatcher has {:?} {:?}", progress.phase, progress.code))
+        }
     }
 
     fn possible_ends(&self, i: usize, want: &SlotDesired) -> Vec<End> {

@@ -131,22 +131,23 @@ impl Disk {
         }
     }
 
-    /// Keeps documents in the index, all or none.
-    pub fn keep_signed(&mut self, signed: &[(Signed, Option<Vec<u8>>)]) {
+    /// Keeps documents in the index, all or none; false where there is no room.
+    pub fn keep_signed(&mut self, signed: &[(Signed, Option<Vec<u8>>)]) -> bool {
         if self.free() < PAGE {
-            return;
+            return false;
         }
         for (what, bytes) in signed {
             replace(&mut self.signed, *what, bytes);
         }
         self.removed.clear();
+        true
     }
 
     /// Keeps a manifest; false where there is no room.
-    pub fn keep_manifest(&mut self, digest: Digest, bytes: Vec<u8>) -> bool {
+    pub fn keep_manifest(&mut self, digest: Digest, bytes: &[u8]) -> bool {
         let room = self.free() >= bytes.len() as u64;
         if room {
-            self.manifests.insert(digest, Arc::new(bytes));
+            self.manifests.insert(digest, Arc::new(bytes.to_vec()));
         }
         room
     }

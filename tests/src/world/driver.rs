@@ -30,7 +30,7 @@ pub(super) enum Background {
 /// Whether the driver can go on.
 enum Outcome {
     Done,
-    /// There is no room to persist.
+    /// There is no room for what has to be on disk before anything else is done.
     NoRoom(Effect),
 }
 
@@ -94,14 +94,17 @@ impl World {
             Effect::KeepSigned(signed) => {
                 let disk = &mut self.devices[i].disk;
                 disk.keep_copies(&signed, signed.len());
-                disk.keep_signed(&signed);
+                if !disk.keep_signed(&signed) {
+                    return Outcome::NoRoom(Effect::KeepSigned(signed));
+                }
             }
             Effect::KeepManifest { digest, bytes } => {
                 self.check_manifest(i, digest, &bytes);
                 let device = &mut self.devices[i];
-                if device.disk.keep_manifest(digest, bytes) {
-                    device.witness.damaged.remove(&digest);
+                if !device.disk.keep_manifest(digest, &bytes) {
+                    return Outcome::NoRoom(Effect::KeepManifest { digest, bytes });
                 }
+                device.witness.damaged.remove(&digest);
             }
             Effect::SayHello => {
                 let generation = self.devices[i].running().state.durable().generation;
@@ -148,6 +151,7 @@ impl World {
                 let engine = &mut device.running().engine;
                 engine.staged.remove(&slot);
                 engine.answers.remove(&slot);
+                engine.short.remove(&slot);
             }
             Effect::Collect { manifests, files } => {
                 let disk = &mut self.devices[i].disk;
@@ -156,7 +160,14 @@ impl World {
                 self.check_record(i);
             }
             Effect::SendReport(report) => self.send_up(i, Leaf::Report, Ok(signed(&report))),
-            Effect::Put { id, kind, body } => self.put(i, id, kind, &body),
+            Effect::Put { id, kind, body } => {
+                if !self.put(i, id, kind, &body) {
+                    if kind == Kind::Outcome {
+                        return Outcome::NoRoom(Effect::Put { id, kind, body });
+                    }
+                    self.result(i, 1, Event::PutFailed { id });
+                }
+            }
             Effect::Send { id, kind } => {
                 let leaf = match kind {
                     Kind::Outcome => Leaf::Report,
@@ -228,7 +239,8 @@ impl World {
         self.feed(i, event);
     }
 
-    fn put(&mut self, i: usize, id: u64, kind: Kind, body: &Body) {
+    /// Puts a message into the outbox; false where there is no room.
+    fn put(&mut self, i: usize, id: u64, kind: Kind, body: &Body) -> bool {
         let now = self.devices[i].now(self.now);
         let payload = match body {
             Body::Report(report) => signed(report),
@@ -237,9 +249,7 @@ impl World {
         let entry = Entry { kind, size: payload.len() as u64, made_at: now.wall_s };
         let device = &mut self.devices[i];
         device.witness.acknowledged.remove(&id);
-        if !device.disk.put(id, Message { entry, payload }) {
-            device.witness.dropped += 1;
-        }
+        device.disk.put(id, Message { entry, payload })
     }
 
     fn load(&mut self, i: usize, loading: Loading) {
@@ -261,13 +271,19 @@ impl World {
     pub(super) fn loaded(&mut self, i: usize) {
         let cramped = self.now < self.devices[i].cramped_until;
         let device = &mut self.devices[i];
-        let Some(Loading { slot, digest, manifest, beside }) = device.running().engine.queue.pop_front() else { return };
+        let Some(Loading { slot, digest, manifest, beside }) = device.running().engine.queue.pop_front() else {
+            return;
+        };
         if !device.running().engine.queue.is_empty() {
             self.plan_load(i);
         }
         let character = self.character(i, &digest);
         let device = &mut self.devices[i];
         let bad = device.disk.lay_out(&manifest);
+        if !bad.is_empty() && !beside {
+            self.witness_start(i);
+        }
+        let device = &mut self.devices[i];
         let result = match character {
             _ if !bad.is_empty() => Err(damaged(bad)),
             Character::KillsOnLoad => return self.crash(i, "a version killed it while it was loaded"),
@@ -278,6 +294,12 @@ impl World {
         if beside {
             self.feed(i, Event::ModelStaged { slot, digest, result });
         } else {
+            match &result {
+                Err(failure) if failure.failure.code == Code::MemoryShort => {
+                    device.running().engine.short.insert(slot.clone())
+                }
+                _ => device.running().engine.short.remove(&slot),
+            };
             let answer = result.is_ok().then(|| Work::Answer(slot.clone(), digest));
             self.feed_then(i, Event::ModelLoaded { slot, digest, result }, answer);
         }
@@ -297,7 +319,9 @@ impl World {
         let device = &mut self.devices[i];
         device.witness.answered.insert(slot.clone());
         device.running().engine.answers.insert(slot.clone(), digest);
+        device.running().engine.short.remove(&slot);
         let start = device.running().start;
+        self.result(i, 0, Event::Activated { slot: slot.clone(), digest });
         if self.character(i, &digest) == Character::KillsInTrial {
             let after = self.rng.below(trial_ms.max(2) - 1);
             self.plan(after, Item::Killed(i, start, slot, digest));
@@ -311,6 +335,9 @@ impl World {
     }
 
     pub(super) fn close_window(&mut self, i: usize, start: u32) {
+        if self.setup.window_ms == 0 {
+            return;
+        }
         let now = self.devices[i].now(self.now);
         let process = self.devices[i].running();
         let window = |(slot, digest): (&SlotName, &Digest)| SlotWindow {
