@@ -6,6 +6,7 @@ mod text;
 mod boot;
 mod desired;
 mod outbox;
+mod refusals;
 mod staging;
 mod walk;
 
@@ -43,12 +44,16 @@ fn a_version_goes_from_offered_to_healthy() {
         bench.until("write 1024 bytes at 8192"),
         [
             "join model of digits/1",
-            "ask for model of digits/1, chunks 0 to 8",
+            "ask for model of digits/1, chunks 0 to 1",
             "write 1024 bytes at 0 of model of digits/1",
+            "ask for model of digits/1, chunks 2 to 3",
             "write 1024 bytes at 1024 of model of digits/1",
+            "ask for model of digits/1, chunks 4 to 5",
             "write 1024 bytes at 2048 of model of digits/1",
+            "ask for model of digits/1, chunks 6 to 7",
             "write 1024 bytes at 3072 of model of digits/1",
             "write 1024 bytes at 4096 of model of digits/1",
+            "ask for model of digits/1, chunks 8 to 8",
             "write 1024 bytes at 5120 of model of digits/1",
             "write 1024 bytes at 6144 of model of digits/1",
             "write 1024 bytes at 7168 of model of digits/1",

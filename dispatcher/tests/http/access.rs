@@ -22,7 +22,7 @@ fn operations() -> Vec<(String, String, Value)> {
             .replace("{sha256}", &"0".repeat(64))
             .replace("{id}", "r1")
             .replace("{file}", "timestamp.json");
-        let path = path.replace('{', "").replace('}', "");
+        let path = path.replace(['{', '}'], "");
         for (method, operation) in item.as_object().unwrap() {
             found.push((method.to_uppercase(), path.clone(), operation.clone()));
         }

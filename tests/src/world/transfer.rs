@@ -29,7 +29,7 @@ pub struct Sloppiness {
 /// The frames that answer `fetch`.
 pub fn answer(cloud: &mut Cloud, authority: &Authority, sloppy: Sloppiness, fetch: Fetch, rng: &mut Rng) -> Vec<Frame> {
     match fetch {
-        Fetch::ChunksV1 { object, chunk_size, indices } => {
+        Fetch::ChunksV1 { object, chunk_size, indices, .. } => {
             let bytes = read(cloud, authority, &object).filter(|_| !rng.chance(sloppy.missing));
             let Some(bytes) = bytes else { return vec![Frame::MissingV1 { object, code: Code::NotFound }] };
             let mut frames = Vec::new();

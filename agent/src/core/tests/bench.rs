@@ -340,7 +340,7 @@ impl Bench {
             Effect::KeepManifest { digest, bytes } => {
                 self.manifests.insert(digest, BundleManifest::parse(&bytes).expect("it was verified"));
             }
-            Effect::Request(Fetch::ChunksV1 { object, chunk_size, indices }) => {
+            Effect::Request(Fetch::ChunksV1 { object, chunk_size, indices, .. }) => {
                 let frames = indices.iter().map(|index| self.chunk(object.clone(), chunk_size, *index));
                 let missing = || Frame::MissingV1 { object: object.clone(), code: muster_proto::code::Code::NotFound };
                 let frames: Vec<Frame> = frames.map(|frame| frame.unwrap_or_else(missing)).collect();
