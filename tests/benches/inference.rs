@@ -1,5 +1,5 @@
 //! What an inference costs through the agent's local HTTP API, against the bare engine in the same
-//! process: `cargo bench -p muster-tests --bench inference`.
+//! process: `cargo bench --workspace --bench inference`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

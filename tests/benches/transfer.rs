@@ -1,5 +1,5 @@
 //! How fast a bundle reaches a device, against a bare MQTT client that moves the same bytes in the same
-//! chunks through the same broker: `cargo bench -p muster-tests --bench transfer`.
+//! chunks through the same broker: `cargo bench --workspace --bench transfer`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! python3 -m venv venv && venv/bin/pip install 'tritonclient[http]'
-//! MUSTER_TRITON_PYTHON=$PWD/venv/bin/python cargo test --release -p muster-agent --lib api::tests::clients
+//! MUSTER_TRITON_PYTHON=$PWD/venv/bin/python cargo test --release --workspace --lib api::tests::clients
 //! ```
 
 use std::process::Command;
