@@ -169,7 +169,8 @@ fn invariant_2_an_agent_that_is_killed_at_random_instants_answers_and_converges(
         let (old, new) = (round + 2, round + 3);
         register(&mut random)?;
         let mut rollout = begin(&dispatcher, &agent, &format!("digits:{new}"))?;
-        std::thread::sleep(length.mul_f64(random.fraction() * 1.1));
+        // More often early, where most of the steps are.
+        std::thread::sleep(length.mul_f64(random.fraction().powi(3) * 1.1));
         agent.process.as_mut().context("runs")?.kill();
         // One in three has not come up again when the next kill comes.
         if random.next().is_multiple_of(3) {
@@ -189,6 +190,11 @@ fn invariant_2_an_agent_that_is_killed_at_random_instants_answers_and_converges(
         wait_for("the report", || {
             let device = dispatcher.cli(&["device", "show", "pi"]).ok()?;
             (device["view"]["converged"] == true).then_some(())
+        })
+        .with_context(|| {
+            let shown = dispatcher.cli(&["device", "show", "pi"]).unwrap_or_default();
+            let status = agent.get("/status").unwrap_or_default();
+            format!("round {round}: {shown:#}\n{status:#}\n{}\n{}", agent.log(), dispatcher.log())
         })?;
     }
     println!(
