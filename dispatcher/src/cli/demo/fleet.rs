@@ -339,7 +339,7 @@ impl Summary {
         let versions: Vec<String> = self.versions.iter().map(|(v, n)| format!("{n} on {v}")).collect();
         format!(
             "{} of {} devices converged ({}) in {} s.\nThey fetched {} bytes and did not have to fetch {} more, \
-             thanks to deltas and files that they held; transfers went on after a cut {} times.\n\
+             thanks to deltas and files that they held; transfers that went on after a cut: {}.\n\
              {} of {} predictions were right.",
             self.converged,
             self.devices,
