@@ -127,6 +127,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if let Some(refused) = error.downcast_ref::<local::Refused>() {
+                eprintln!("next:  {}", refused.next);
+            }
             ExitCode::FAILURE
         }
     }

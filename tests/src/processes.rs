@@ -24,6 +24,11 @@ pub fn binaries() -> &'static Path {
         // The whole workspace, so that features are those of the tests and nothing is compiled twice.
         build.args(["build", "--quiet", "--workspace", "--bins"]);
         build.args(release.then_some("--release")).current_dir(env!("CARGO_MANIFEST_DIR"));
+        // Cargo tells a test which package it is of, and build scripts that look at these would run again.
+        let of_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for (name, _) in std::env::vars().filter(|(name, _)| of_package(name)) {
+            build.env_remove(name);
+        }
         if let Some(target) = profile.parent() {
             build.env("CARGO_TARGET_DIR", target);
         }

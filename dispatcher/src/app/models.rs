@@ -141,7 +141,10 @@ impl App {
                 if blockers.is_empty() {
                     return Ok((Some(Event::VersionDeleted(digest)), ()));
                 }
-                let message = format!("the version is still desired, in {} places", blockers.len());
+                let message = match blockers.len() {
+                    1 => "the version is still desired, in one place".to_owned(),
+                    places => format!("the version is still desired, in {places} places"),
+                };
                 blockers.truncate(MAX_NAMED);
                 Err(Error::Conflict { message, blockers })
             })

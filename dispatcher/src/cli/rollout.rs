@@ -164,6 +164,11 @@ fn count(rollout: &RolloutView, phase: DevicePhase) -> u32 {
     rollout.counts.get(&phase).copied().unwrap_or(0)
 }
 
+/// `1 device`, `2 devices`.
+fn number(count: u32, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 fn audience(audience: &Audience) -> String {
     match audience {
         Audience::All => "all".to_owned(),
@@ -189,7 +194,7 @@ fn summary(r: &RolloutView) -> String {
     facts([
         ("rollout", r.id.to_string()),
         ("model", format!("{}:{} in slot {}", r.model, r.version, r.slot)),
-        ("for", format!("{} ({} devices now)", audience(&r.audience), r.total)),
+        ("for", format!("{} ({} now)", audience(&r.audience), number(r.total, "device"))),
         ("status", if r.reason.is_empty() { status } else { format!("{status}: {}", r.reason) }),
         ("devices", counts(r)),
         ("limits", format!("canary {}, {} at once, {} may fail", r.canary, r.max_in_flight, r.max_failures)),
