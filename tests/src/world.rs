@@ -1,12 +1,12 @@
 //! Agents and dispatcher as pure cores, against a modelled link, disk and engine, on a virtual clock, from one seed.
 //!
 //! What is real: `muster_agent::core`, `muster_agent::store::rebuild`, `muster_dispatcher::domain`, the dispatcher's signer,
-//! every verifier, and the encoding of every message. What is modelled: the driver that carries effects out ([`driver`]),
+//! every verifier, and the encoding of every message. What is modelled: the driver that carries effects out (`driver`),
 //! the disk and what a power cut leaves of it ([`disk`]), the engine ([`engine`]), the network ([`link`]), the
 //! dispatcher's database and its transfers ([`cloud`], [`transfer`]). Reports are not signed by devices here: ECDSA would
 //! take most of the time, and the cores never see the signature.
 //!
-//! After every event the invariants of design.md are checked ([`checks`]); when the faults stop, everything has to
+//! After every event the invariants of design.md are checked (`checks`); when the faults stop, everything has to
 //! converge ([`settle`]).
 
 pub mod authority;
