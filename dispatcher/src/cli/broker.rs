@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
-use muster_proto::code::Code;
-
 use super::Failure;
 use super::serve::KeyArgs;
 use crate::acl::mosquitto;
@@ -57,8 +55,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<()> {
 }
 
 fn failure(error: ca::Error) -> Failure {
-    let code = if matches!(error, ca::Error::Name { .. }) { Code::ConfigInvalid } else { Code::StoreFailed };
-    Failure::new(code, format!("{:#}", anyhow::Error::from(error)))
+    Failure::new(error.code(), format!("{:#}", anyhow::Error::from(error)))
 }
 
 fn write(path: &Path, file: &mosquitto::File) -> std::io::Result<()> {
