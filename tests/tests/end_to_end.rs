@@ -1,42 +1,40 @@
 //! The real binaries, from an empty folder to an answer.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use muster_tests::processes::{Agent, Dispatcher, Mosquitto, Process, digits, wait_for};
+use muster_tests::world::rng::Rng;
 
 fn seven() -> Vec<u8> {
     std::fs::read(digits("seven.png")).expect("seven.png")
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to 1.
-    fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
+/// From 0 to 1.
+fn fraction(random: &mut Rng) -> f64 {
+    (random.draw() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// The second digits model with another documentation text: it answers the same, and has to be fetched. A
 /// later field of a protobuf message replaces an earlier one; 6 is `ModelProto.doc_string`.
-fn variant(random: &mut SplitMix) -> Vec<u8> {
+fn variant(random: &mut Rng) -> Vec<u8> {
     let mut model = std::fs::read(digits("digits-2.onnx")).expect("digits-2.onnx");
-    let text: String = (0..4000).map(|_| format!("{:016x}", random.next())).collect();
+    let text: String = (0..4000).map(|_| format!("{:016x}", random.draw())).collect();
     let length = text.len() as u32;
     model.push(6 << 3 | 2);
     model.extend([(length & 0x7f) as u8 | 0x80, ((length >> 7) & 0x7f) as u8 | 0x80, (length >> 14) as u8]);
     model.extend(text.as_bytes());
     model
+}
+
+fn three_agents(folder: &Path, dispatcher: &Dispatcher) -> Result<Vec<Agent>> {
+    let start = |name| {
+        let mut agent = Agent::enroll(folder, name, dispatcher)?;
+        agent.start()?;
+        Ok(agent)
+    };
+    ["pi-1", "pi-2", "pi-3"].into_iter().map(start).collect()
 }
 
 /// From an empty folder to an answer, and one version further.
@@ -60,12 +58,7 @@ fn register_roll_out_and_update(dispatcher: &Dispatcher, agents: &[Agent]) -> Re
 fn a_signed_model_reaches_real_agents_over_the_embedded_broker() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut dispatcher = Dispatcher::start(folder.path(), &[])?;
-    let mut agents = Vec::new();
-    for name in ["pi-1", "pi-2", "pi-3"] {
-        let mut agent = Agent::enroll(folder.path(), name, &dispatcher)?;
-        agent.start()?;
-        agents.push(agent);
-    }
+    let mut agents = three_agents(folder.path(), &dispatcher)?;
     register_roll_out_and_update(&dispatcher, &agents)?;
 
     // A dispatcher that is away takes nothing away; one that comes back finds everything again.
@@ -104,12 +97,7 @@ fn the_same_over_mosquitto_which_is_restarted_on_the_way() -> Result<()> {
     let mut broker = Mosquitto::start(folder.path())?;
     let url = broker.url.clone();
     let dispatcher = Dispatcher::start(folder.path(), &["--broker", &url])?;
-    let mut agents = Vec::new();
-    for name in ["pi-1", "pi-2", "pi-3"] {
-        let mut agent = Agent::enroll(folder.path(), name, &dispatcher)?;
-        agent.start()?;
-        agents.push(agent);
-    }
+    let agents = three_agents(folder.path(), &dispatcher)?;
     register_roll_out_and_update(&dispatcher, &agents)?;
     broker.restart()?;
     dispatcher.roll_out("digits:1", 1, true)?;
@@ -152,11 +140,11 @@ fn invariant_2_an_agent_that_is_killed_at_random_instants_answers_and_converges(
     agent.start()?;
     dispatcher.register_digits(1)?;
     dispatcher.roll_out("digits:1", 0, true)?;
-    let mut random = SplitMix(seed);
+    let mut random = Rng::new(seed);
     let file = |name: &str| digits(name).display().to_string();
     let (sample, transforms) = (file("sample-2.json"), file("transforms.json"));
     let path = folder.path().join("digits.onnx");
-    let register = |random: &mut SplitMix| {
+    let register = |random: &mut Rng| {
         std::fs::write(&path, variant(random))?;
         let path = path.display().to_string();
         let given = ["-n", "digits", "-p", &path, "--sample", &sample, "--transforms", &transforms];
@@ -170,13 +158,13 @@ fn invariant_2_an_agent_that_is_killed_at_random_instants_answers_and_converges(
         register(&mut random)?;
         let mut rollout = begin(&dispatcher, &agent, &format!("digits:{new}"))?;
         // More often early, where most of the steps are.
-        std::thread::sleep(length.mul_f64(random.fraction().powi(3) * 1.1));
+        std::thread::sleep(length.mul_f64(fraction(&mut random).powi(3) * 1.1));
         agent.process.as_mut().context("runs")?.kill();
         // One in three has not come up again when the next kill comes.
-        if random.next().is_multiple_of(3) {
+        if random.draw().is_multiple_of(3) {
             twice += 1;
             agent.start()?;
-            std::thread::sleep(Duration::from_millis(random.next() % 60));
+            std::thread::sleep(Duration::from_millis(random.draw() % 60));
             agent.process.as_mut().context("runs")?.kill();
         }
         agent.start()?;
