@@ -51,7 +51,7 @@ pub fn agent_info(disk_bytes: u64) -> AgentInfo {
         os: std::env::consts::OS.into(),
         memory_bytes: memory_total(),
         disk_bytes,
-        speaks: (0, 2),
+        speaks: (muster_proto::desired::SPEAKS, 2),
     }
 }
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use muster_proto::desired::{Desired, DesiredState, SignedDesired};
+use muster_proto::desired::{Desired, SPEAKS, SignedDesired};
 use muster_proto::id::{Digest, Workspace};
 use muster_proto::transfer::Metadata;
 use muster_proto::trust::{
@@ -225,7 +225,7 @@ impl Signer {
 
     /// Signs a desired state; it has to be of this workspace.
     pub fn sign_desired(&self, desired: &Desired) -> Result<SignedDesired, Error> {
-        let payload = wire::encode(&DesiredState::V1(desired.clone()))?;
+        let payload = wire::encode(&desired.to_state(SPEAKS).expect("this build speaks what it knows"))?;
         let signatures = vec![self.keys.director.sign(&sign::desired_signing_input(&payload))];
         let signed = SignedDesired::V1 { payload, signatures };
         self.director.verify(&wire::encode(&signed)?, &self.workspace, &desired.device, None)?;

@@ -116,6 +116,20 @@ codes! {
     Superseded = 164, "superseded", "nothing: a newer desired state took its place";
     /// A bundle failed its probe on this device in this generation and is not tried again.
     AlreadyRefused = 165, "already_refused", "roll out a mended version";
+    /// The version is ready and the desired state says to wait with the switch.
+    Held = 166, "held", "nothing: the rollout goes on when its gate allows it";
+    /// The version is ready and the time from which it may answer has not come.
+    NotYet = 167, "not_yet", "nothing: the device switches by itself when the time has come; check its clock if that has passed";
+    /// The version is ready and none of the windows for switching is open.
+    OutsideWindow = 168, "outside_window", "nothing: the device switches by itself when a window opens; roll out with --now if it cannot wait";
+    /// Somebody at the device asked to wait with the switch.
+    Vetoed = 169, "vetoed", "lift the veto on the device, or wait for its deadline";
+    /// The plan of an offer lacks the approvals that the device asks for.
+    PlanUnapproved = 170, "plan_unapproved", "have the plan approved by the people whose keys are in the device's `approvals.keys`";
+    /// The version was taken back.
+    Recalled = 171, "recalled", "nothing: the version before answers again; roll out a mended one";
+    /// A shadow run was left out, because it would have taken more than its budget.
+    ShadowOverBudget = 172, "shadow_over_budget", "allow the shadow more memory or processor time, or skip the comparison on this device";
 
     /// An inference input has a wrong name, dtype, shape or range.
     InputInvalid = 180, "input_invalid", "compare the input with the model's metadata at /v2/models/NAME";

@@ -206,6 +206,59 @@ pub struct SlotWindow {
     pub queue_peak: u32,
 }
 
+/// What one slot did in a window, and what its answers looked like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotWindow2 {
+    /// What it did.
+    pub window: SlotWindow,
+    /// What its answers looked like.
+    pub outputs: OutputSketch,
+}
+
+impl From<SlotWindow> for SlotWindow2 {
+    fn from(window: SlotWindow) -> Self {
+        Self { window, outputs: OutputSketch::default() }
+    }
+}
+
+/// How many classes [`OutputSketch::top1`] tells apart; a class goes into the bin of its number modulo this.
+pub const TOP1_BINS: usize = 32;
+/// How many bins [`OutputSketch::confidence`] has: tenths of 0 to 1.
+pub const CONFIDENCE_BINS: usize = 10;
+/// How many bins [`ShadowWindow::confidence_shift`] has: tenths of -1 to 1.
+pub const SHIFT_BINS: usize = 20;
+
+/// What answers looked like: counts over the rows of each inference's first floating-point output.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputSketch {
+    /// Where the largest value of a row stood, modulo [`TOP1_BINS`]; as many bins as were needed.
+    pub top1: Vec<u32>,
+    /// How large it was, where all values of a row lie in 0 to 1; [`CONFIDENCE_BINS`] bins, or none where that never was.
+    pub confidence: Vec<u32>,
+}
+
+/// What a version did beside the active one of its slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowWindow {
+    /// The slot.
+    pub slot: SlotName,
+    /// The digest of the manifest that was held against the active one.
+    pub digest: Digest,
+    /// Requests that both answered.
+    pub compared: u64,
+    /// Those on which they agreed.
+    pub agreed: u64,
+    /// Requests that it failed.
+    pub failed: u64,
+    /// Requests that were meant for it and left out: it was busy, or over its budget.
+    pub skipped: u64,
+    /// By how much its largest value differed from the active one's: [`SHIFT_BINS`] bins, or none where neither gives
+    /// values in 0 to 1.
+    pub confidence_shift: Vec<u32>,
+    /// Its inferences per bucket of [`LATENCY_BOUNDS_US`], and one more for the rest.
+    pub latency: Vec<u64>,
+}
+
 /// What the agent used at the end of a window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vitals {
@@ -241,6 +294,48 @@ pub enum Telemetry {
         /// The agent itself.
         vitals: Vitals,
     },
+    /// With what answers looked like, and with shadows.
+    V2(TelemetryWindow),
+}
+
+/// Telemetry of one window, in its one form in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TelemetryWindow {
+    /// The device's incarnation, as in reports.
+    pub incarnation: u64,
+    /// The message's id, as in reports.
+    pub id: u64,
+    /// When the window began, by the device's own time in seconds since 1970.
+    pub started_at: u64,
+    /// How long it was, in milliseconds.
+    pub length_ms: u64,
+    /// Each slot that has a model.
+    pub slots: Vec<SlotWindow2>,
+    /// Each version that ran beside an active one.
+    pub shadows: Vec<ShadowWindow>,
+    /// The agent itself.
+    pub vitals: Vitals,
+}
+
+impl Telemetry {
+    /// The message's id, as in reports.
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::V1 { id, .. } => *id,
+            Self::V2(window) => window.id,
+        }
+    }
+
+    /// The content in its one form in memory; the first version has neither sketches nor shadows.
+    pub fn into_window(self) -> TelemetryWindow {
+        match self {
+            Self::V1 { incarnation, id, started_at, length_ms, slots, vitals } => {
+                let slots = slots.into_iter().map(Into::into).collect();
+                TelemetryWindow { incarnation, id, started_at, length_ms, slots, shadows: Vec::new(), vitals }
+            }
+            Self::V2(window) => window,
+        }
+    }
 }
 
 impl Message for Report {
@@ -261,7 +356,7 @@ impl Message for Presence {
 
 impl Message for Telemetry {
     const NAME: &'static str = "telemetry";
-    const VARIANTS: u8 = 1;
+    const VARIANTS: u8 = 2;
 }
 
 /// The quantile `q` (0 to 1) in microseconds of a histogram over [`LATENCY_BOUNDS_US`], linearly

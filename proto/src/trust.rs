@@ -16,6 +16,7 @@ mod error;
 mod root;
 mod verified;
 
+mod approval;
 mod director;
 mod report;
 mod repository;
@@ -24,6 +25,7 @@ pub mod sign;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use approval::Approvers;
 pub use director::{Director, agree, verify_manifest};
 pub use envelope::{MAX_ROOT, MAX_SNAPSHOT, MAX_TARGETS, MAX_TIMESTAMP};
 pub use error::{Error, Role};

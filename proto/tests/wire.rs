@@ -5,7 +5,10 @@ use std::fmt::Debug;
 use std::path::Path;
 
 use muster_proto::code::Code;
-use muster_proto::desired::{Desired, DesiredState, Signature, SignedDesired, SlotDesired};
+use muster_proto::desired::{
+    Agreement, Approval, Desired, DesiredState, PlanRef, Real, ShadowTerms, Signature, SignedDesired, SlotDesired,
+    Terms, Window,
+};
 use muster_proto::id::{Digest, Generation};
 use muster_proto::manifest::{Sample, SampleSet, Tensor};
 use muster_proto::report::*;
@@ -17,8 +20,8 @@ fn digest(n: u8) -> Digest {
     Digest([n; 32])
 }
 
-fn desired() -> DesiredState {
-    DesiredState::V1(Desired {
+fn desired() -> Desired {
+    Desired {
         workspace: "default".parse().expect("valid"),
         device: "pi-4".parse().expect("valid"),
         hardware: "aarch64".into(),
@@ -32,8 +35,35 @@ fn desired() -> DesiredState {
             length: 4096,
             trial_seconds: 60,
             rollout: "r1".into(),
+            terms: Terms::default(),
         }],
-    })
+    }
+}
+
+/// As [`desired`], in the second version.
+fn desired_on_terms() -> Desired {
+    let mut desired = desired();
+    desired.slots[0].terms = Terms {
+        hold: true,
+        not_before: 1_800_000_100,
+        windows: vec![Window { cron: "0 2 * * 1-5".into(), seconds: 7200 }],
+        veto_seconds: 3600,
+        urgent: false,
+        shadow: Some(ShadowTerms {
+            seconds: 600,
+            inferences: 100,
+            share_permille: 50,
+            cpu_permille: 200,
+            memory_bytes: 1 << 20,
+            rule: Agreement::Tolerance { absolute: Real(0.25) },
+        }),
+        plan: Some(PlanRef { hash: digest(3), approvals: vec![Approval { key: digest(4), value: vec![6; 64] }] }),
+    };
+    desired
+}
+
+fn state(desired: &Desired) -> DesiredState {
+    desired.to_state(u8::MAX).expect("this build speaks it")
 }
 
 fn model(n: u8) -> Option<ModelRef> {
@@ -98,6 +128,22 @@ fn telemetry() -> Telemetry {
     }
 }
 
+fn telemetry_with_shadow() -> Telemetry {
+    let mut window = telemetry().into_window();
+    window.slots[0].outputs = OutputSketch { top1: vec![0, 300, 1], confidence: vec![0, 0, 0, 0, 0, 0, 0, 0, 1, 300] };
+    window.shadows.push(ShadowWindow {
+        slot: "digits".parse().expect("valid"),
+        digest: digest(3),
+        compared: 300,
+        agreed: 298,
+        failed: 1,
+        skipped: 7,
+        confidence_shift: vec![1; SHIFT_BINS],
+        latency: vec![0; LATENCY_BOUNDS_US.len() + 1],
+    });
+    Telemetry::V2(window)
+}
+
 fn golden<M: Message + PartialEq + Debug>(name: &str, message: M) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
     let bytes = wire::encode(&message).expect("within its cap");
@@ -112,12 +158,14 @@ fn golden<M: Message + PartialEq + Debug>(name: &str, message: M) {
 
 #[test]
 fn every_message_keeps_its_bytes() {
-    golden("desired", desired());
+    golden("desired", state(&desired()));
+    golden("desired-v2", state(&desired_on_terms()));
     let signatures = vec![Signature { key: digest(9), value: vec![5; 64] }];
     golden("signed-desired", SignedDesired::V1 { payload: vec![1, 2, 3], signatures });
     golden("report", report());
     golden("signed-report", SignedReport::V1 { payload: vec![1, 2, 3], signature: vec![4; 70] });
     golden("telemetry", telemetry());
+    golden("telemetry-v2", telemetry_with_shadow());
     golden("presence-online", Presence::OnlineV1 { generation: Generation(7) });
     golden("presence-offline", Presence::OfflineV1);
     golden(
@@ -153,6 +201,27 @@ fn every_message_keeps_its_bytes() {
             outputs: [("logits".to_owned(), tensor)].into(),
         }]),
     );
+}
+
+/// Older agents go on, and are not told what they would not keep.
+#[test]
+fn a_desired_state_is_said_in_the_oldest_version_that_can_say_it() {
+    for speaks in [0, 1, u8::MAX] {
+        assert!(matches!(desired().to_state(speaks), Some(DesiredState::V1(_))), "{speaks}");
+    }
+    assert_eq!(desired_on_terms().to_state(0), None);
+    assert_eq!(desired_on_terms().to_state(1), Some(DesiredState::V2(desired_on_terms())));
+    for desired in [desired(), desired_on_terms()] {
+        assert_eq!(state(&desired).into_desired(), desired);
+    }
+}
+
+#[test]
+fn telemetry_of_the_first_version_has_neither_sketches_nor_shadows() {
+    let window = telemetry().into_window();
+    assert_eq!((window.id, window.length_ms, window.slots.len()), (2, 60_000, 1));
+    assert_eq!((&window.slots[0].outputs, window.shadows.len()), (&OutputSketch::default(), 0));
+    assert_eq!(telemetry().id(), telemetry_with_shadow().id());
 }
 
 /// Decodes `bytes` as every kind of message.
@@ -206,9 +275,11 @@ proptest! {
     #[test]
     fn no_mutation_of_a_message_panics(position in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<prop::sample::Index>()) {
         for mut bytes in [
-            wire::encode(&desired()).expect("encodes"),
+            wire::encode(&state(&desired())).expect("encodes"),
+            wire::encode(&state(&desired_on_terms())).expect("encodes"),
             wire::encode(&report()).expect("encodes"),
             wire::encode(&telemetry()).expect("encodes"),
+            wire::encode(&telemetry_with_shadow()).expect("encodes"),
         ] {
             let at = position.index(bytes.len());
             bytes[at] = value;

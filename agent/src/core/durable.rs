@@ -11,13 +11,25 @@ use serde::{Deserialize, Serialize};
 /// The stored form of [`Durable`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Stored {
-    /// The first version.
-    V1(Durable),
+    /// The first version: updates without terms.
+    V1(v1::Durable),
+    /// With what a version waits for.
+    V2(Durable),
+}
+
+impl Stored {
+    /// The content in its one form in memory.
+    pub fn into_durable(self) -> Durable {
+        match self {
+            Self::V1(durable) => durable.into(),
+            Self::V2(durable) => durable,
+        }
+    }
 }
 
 impl Message for Stored {
     const NAME: &'static str = "stored state";
-    const VARIANTS: u8 = 1;
+    const VARIANTS: u8 = 2;
     const MAX_BYTES: usize = 4 << 20;
 }
 
@@ -58,6 +70,21 @@ pub struct SlotRecord {
     pub staging: Option<Attempt>,
     /// How the last update ended, or how far it has come since it answers.
     pub outcome: Option<Outcome>,
+    /// A version that is ready and waits for its terms.
+    pub held: Option<Held>,
+}
+
+/// How long a version has waited since it was ready.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// When it was ready, in seconds since 1970; 0 where that was not known.
+    pub since: u64,
+    /// Seconds waited in earlier processes, written down now and then: the clock may know nothing of them.
+    pub waited_s: u64,
+    /// The shadow run has come to its end.
+    pub shadowed: bool,
 }
 
 /// Something that may kill the process, and how often it seems to have done so.
@@ -90,4 +117,78 @@ pub struct Outcome {
     pub failure: Option<Failure>,
     /// What its transfer moved.
     pub transfer: Transfer,
+}
+
+/// The layout of the first version, which never changes.
+pub mod v1 {
+    use std::collections::BTreeMap;
+
+    use muster_proto::desired::v1::SlotDesired;
+    use muster_proto::id::{Generation, SlotName};
+    use muster_proto::report::{Failure, ModelRef, Phase, Probe, Transfer};
+    use serde::{Deserialize, Serialize};
+
+    use super::Attempt;
+
+    /// The first version of [`Durable`](super::Durable).
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[allow(missing_docs, reason = "the fields are those of the present form")]
+    pub struct Durable {
+        pub incarnation: u64,
+        pub id_ceiling: u64,
+        pub time_floor: u64,
+        pub generation: Generation,
+        #[serde(with = "serde_bytes")]
+        pub signed_desired: Vec<u8>,
+        pub slots: BTreeMap<SlotName, SlotRecord>,
+        pub clean_stop: bool,
+        pub outbox_dropped: u64,
+    }
+
+    /// The first version of [`SlotRecord`](super::SlotRecord).
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[allow(missing_docs, reason = "the fields are those of the present form")]
+    pub struct SlotRecord {
+        pub active: Option<ModelRef>,
+        pub previous: Option<ModelRef>,
+        pub trial: Option<Attempt>,
+        pub previous_trial: Option<Attempt>,
+        pub staging: Option<Attempt>,
+        pub outcome: Option<Outcome>,
+    }
+
+    /// The first version of [`Outcome`](super::Outcome).
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[allow(missing_docs, reason = "the fields are those of the present form")]
+    pub struct Outcome {
+        pub want: SlotDesired,
+        pub phase: Phase,
+        pub probe: Option<Probe>,
+        pub failure: Option<Failure>,
+        pub transfer: Transfer,
+    }
+
+    impl From<Durable> for super::Durable {
+        fn from(old: Durable) -> Self {
+            let slots = old.slots.into_iter().map(|(slot, record)| (slot, record.into())).collect();
+            let Durable { incarnation, id_ceiling, time_floor, generation, signed_desired, .. } = old;
+            let Durable { clean_stop, outbox_dropped, .. } = old;
+            Self { incarnation, id_ceiling, time_floor, generation, signed_desired, slots, clean_stop, outbox_dropped }
+        }
+    }
+
+    impl From<SlotRecord> for super::SlotRecord {
+        fn from(old: SlotRecord) -> Self {
+            let SlotRecord { active, previous, trial, previous_trial, staging, outcome } = old;
+            let outcome = outcome.map(Into::into);
+            Self { active, previous, trial, previous_trial, staging, outcome, held: None }
+        }
+    }
+
+    impl From<Outcome> for super::Outcome {
+        fn from(old: Outcome) -> Self {
+            let Outcome { want, phase, probe, failure, transfer } = old;
+            Self { want: want.into(), phase, probe, failure, transfer }
+        }
+    }
 }

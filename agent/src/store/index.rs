@@ -79,8 +79,8 @@ impl Index {
         let unreadable = |what, reason: String| Error::Unreadable { what, path: self.path.clone(), reason };
         let mut loaded = Loaded::default();
         if let Some(bytes) = self.state.get(DURABLE).map_err(|e| self.failed(e))? {
-            let Stored::V1(durable) = wire::decode::<Stored>(&bytes).map_err(|e| unreadable("state", e.to_string()))?;
-            loaded.durable = Some(durable);
+            let stored = wire::decode::<Stored>(&bytes).map_err(|e| unreadable("state", e.to_string()))?;
+            loaded.durable = Some(stored.into_durable());
         }
         for what in Signed::ALL {
             if let Some(bytes) = self.signed.get(what.name()).map_err(|e| self.failed(e))? {
@@ -101,7 +101,7 @@ impl Index {
 
     /// Writes the durable state.
     pub fn save(&self, durable: &Durable) -> Result<(), Error> {
-        let bytes = wire::encode(&Stored::V1(durable.clone())).map_err(|e| Error::Unreadable {
+        let bytes = wire::encode(&Stored::V2(durable.clone())).map_err(|e| Error::Unreadable {
             what: "state",
             path: self.path.clone(),
             reason: e.to_string(),

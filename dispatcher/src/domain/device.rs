@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::code::Code;
-use muster_proto::desired::{Desired, MAX_SLOTS, SlotDesired};
+use muster_proto::desired::{Desired, MAX_SLOTS, SlotDesired, Terms};
 use muster_proto::id::{DeviceId, Digest, Generation, GroupName, SlotName, Workspace};
 use muster_proto::report::{AgentInfo, DeviceReport, Phase, SlotReport};
 use serde::{Deserialize, Serialize};
@@ -138,6 +138,7 @@ impl Device {
             length: assignment.length,
             trial_seconds: assignment.trial_seconds,
             rollout: assignment.rollout.to_string(),
+            terms: Terms::default(),
         });
         Some(Desired {
             workspace: workspace.clone(),

@@ -46,7 +46,7 @@ async fn run(storage: Storage, outbox: Outbox, mut waiting: mpsc::Receiver<(Devi
         match add(&storage, &by_device, crate::now()).await {
             Ok(()) => {
                 for (device, windows) in by_device {
-                    let ids: Vec<u64> = windows.iter().map(|Telemetry::V1 { id, .. }| *id).collect();
+                    let ids: Vec<u64> = windows.iter().map(Telemetry::id).collect();
                     outbox.ack(&device, &ids);
                 }
             }
@@ -66,13 +66,14 @@ pub(super) async fn add(
     for (device, windows) in windows {
         let mut known: DeviceTelemetry = storage.device_telemetry(device).await?.unwrap_or_default();
         let mut totals: BTreeMap<(SlotName, Digest), Totals> = BTreeMap::new();
-        for Telemetry::V1 { incarnation, id, slots, vitals, .. } in windows {
-            if !known.seen.insert(*incarnation, *id) {
+        for window in windows {
+            let window = window.clone().into_window();
+            if !known.seen.insert(window.incarnation, window.id) {
                 continue;
             }
-            known.vitals = *vitals;
+            known.vitals = window.vitals;
             known.updated_at = now;
-            for window in slots.iter().take(MAX_SLOTS) {
+            for window in window.slots.iter().take(MAX_SLOTS).map(|s| &s.window) {
                 let key = (window.slot.clone(), window.digest);
                 if !totals.contains_key(&key) {
                     let stored = storage.totals(device, &window.slot, window.digest).await?;

@@ -4,7 +4,9 @@ use super::envelope::{check_expiry, verify};
 use super::metadata::{Expires, Root};
 use super::root::TrustedRoot;
 use super::{Error, Repository, Role, TargetRef, Verified, sign};
-use crate::desired::{Desired, DesiredState, MAX_SLOTS, SignedDesired};
+use crate::desired::{
+    Agreement, Desired, DesiredState, MAX_APPROVALS, MAX_CRON, MAX_SLOTS, MAX_WINDOWS, SignedDesired, Terms,
+};
 use crate::id::{DeviceId, Digest, SlotName, Workspace};
 use crate::manifest::{self, BundleManifest, MAX_MANIFEST};
 use crate::transfer::Metadata;
@@ -63,7 +65,7 @@ impl Director {
         let root = &self.root.content;
         verify(Role::Director, root, &root.roles.targets, &sign::desired_signing_input(&payload), pairs)?;
 
-        let DesiredState::V1(desired) = wire::decode::<DesiredState>(&payload)?;
+        let desired = wire::decode::<DesiredState>(&payload)?.into_desired();
         if desired.workspace != *workspace || desired.device != *device {
             let addressee = format!("{}/{}", desired.workspace, desired.device);
             return Err(Error::WrongDevice { addressee, this: format!("{workspace}/{device}") });
@@ -127,8 +129,42 @@ fn check_slots(desired: &Desired) -> Result<(), Error> {
         return Err(Error::Inconsistent { reason: format!("{} slots, at most {MAX_SLOTS}", desired.slots.len()) });
     }
     let mut seen = BTreeSet::new();
-    match desired.slots.iter().find(|s| !seen.insert(&s.slot)) {
-        Some(twice) => Err(Error::Inconsistent { reason: format!("slot {} stands twice", twice.slot) }),
-        None => Ok(()),
+    if let Some(twice) = desired.slots.iter().find(|s| !seen.insert(&s.slot)) {
+        return Err(Error::Inconsistent { reason: format!("slot {} stands twice", twice.slot) });
     }
+    for slot in &desired.slots {
+        check_terms(&slot.terms)
+            .map_err(|rule| Error::Inconsistent { reason: format!("slot {}: {rule}", slot.slot) })?;
+    }
+    Ok(())
+}
+
+/// The caps of terms. What a cron expression means is not looked at here.
+fn check_terms(terms: &Terms) -> Result<(), String> {
+    if terms.windows.len() > MAX_WINDOWS {
+        return Err(format!("{} windows, at most {MAX_WINDOWS}", terms.windows.len()));
+    }
+    if let Some(long) = terms.windows.iter().find(|w| w.cron.len() > MAX_CRON) {
+        return Err(format!("a cron expression of {} bytes, at most {MAX_CRON}", long.cron.len()));
+    }
+    if terms.windows.iter().any(|w| w.seconds == 0) {
+        return Err("a window of no length never opens".into());
+    }
+    if let Some(shadow) = &terms.shadow {
+        let rule = match shadow.rule {
+            Agreement::Tolerance { absolute } if !(absolute.0.is_finite() && absolute.0 >= 0.0) => {
+                return Err(format!("a tolerance of {}", absolute.0));
+            }
+            Agreement::Overlap { permille } => permille,
+            Agreement::Top1 | Agreement::Tolerance { .. } => 0,
+        };
+        if let Some(share) = [shadow.share_permille, shadow.cpu_permille, rule].into_iter().find(|s| *s > 1000) {
+            return Err(format!("a share of {share} thousandths"));
+        }
+    }
+    let approvals = terms.plan.as_ref().map_or(0, |p| p.approvals.len());
+    if approvals > MAX_APPROVALS {
+        return Err(format!("{approvals} approvals, at most {MAX_APPROVALS}"));
+    }
+    Ok(())
 }

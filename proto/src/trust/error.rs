@@ -172,6 +172,16 @@ pub enum Error {
         /// The path that its content belongs to.
         found: String,
     },
+    /// Too few of those whom the device asks have approved of the plan.
+    #[error("the plan for {target} is approved by {valid} of the {required} keys that this device asks for")]
+    Approvals {
+        /// The target's path.
+        target: String,
+        /// How many different keys have approved.
+        valid: u64,
+        /// How many have to.
+        required: u64,
+    },
     /// A message could not be decoded.
     #[error(transparent)]
     Wire(#[from] wire::Error),
@@ -196,6 +206,7 @@ impl Error {
             Error::DirectorDisagrees { .. } => Code::DirectorDisagrees,
             Error::Manifest { source: manifest::Error::TooLarge(_), .. } => Code::TooLarge,
             Error::Manifest { .. } | Error::ManifestElsewhere { .. } => Code::ManifestInvalid,
+            Error::Approvals { .. } => Code::PlanUnapproved,
             Error::Wire(error) => error.code(),
         }
     }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::Error;
 use super::json::Value;
-use crate::desired::Signature;
+use crate::desired::{ApprovalStatement, Signature};
 
 /// The bytes that the director signs for an encoded `DesiredState`.
 ///
@@ -19,6 +19,12 @@ pub fn desired_signing_input(payload: &[u8]) -> Vec<u8> {
 /// The bytes that a device signs for an encoded `Report`.
 pub fn report_signing_input(payload: &[u8]) -> Vec<u8> {
     [b"muster report v1\n", payload].concat()
+}
+
+/// The bytes that somebody signs to approve of a plan.
+pub fn approval_signing_input(statement: &ApprovalStatement) -> Vec<u8> {
+    let encoded = postcard::to_stdvec(statement).expect("text and digests can always be written");
+    [&b"muster approval v1\n"[..], &encoded].concat()
 }
 
 /// The canonical JSON of `value`; fails on fractions.

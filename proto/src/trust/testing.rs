@@ -10,7 +10,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde::Serialize;
 
 use super::*;
-use crate::desired::{Desired, DesiredState, Signature, SignedDesired};
+use crate::desired::{Approval, ApprovalStatement, Desired, SPEAKS, Signature, SignedDesired};
 use crate::id::Digest;
 use crate::manifest::BundleManifest;
 use crate::wire;
@@ -38,6 +38,19 @@ impl Key {
     /// A signature over `message`.
     pub fn sign(&self, message: &[u8]) -> Signature {
         Signature { key: self.id(), value: self.pair.sign(message).as_ref().to_vec() }
+    }
+}
+
+impl Key {
+    /// The word of this key's owner for a plan.
+    pub fn approve(&self, statement: &ApprovalStatement) -> Approval {
+        let Signature { key, value } = self.sign(&sign::approval_signing_input(statement));
+        Approval { key, value }
+    }
+
+    /// The bytes of its public half.
+    pub fn public(&self) -> [u8; 32] {
+        self.pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes")
     }
 }
 
@@ -196,7 +209,8 @@ impl Publisher {
 
     /// `desired` signed by the director, as it travels.
     pub fn sign_desired(&self, desired: &Desired) -> Vec<u8> {
-        let payload = wire::encode(&DesiredState::V1(desired.clone())).expect("tests make small messages");
+        let payload =
+            wire::encode(&desired.to_state(SPEAKS).expect("this build speaks it")).expect("tests make small messages");
         let signatures = vec![self.keys["director"].sign(&sign::desired_signing_input(&payload))];
         wire::encode(&SignedDesired::V1 { payload, signatures }).expect("tests make small messages")
     }

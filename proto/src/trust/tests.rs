@@ -1,6 +1,6 @@
 use super::testing::{Key, Publisher, role_keys, sign};
 use super::*;
-use crate::desired::{Desired, SlotDesired};
+use crate::desired::Desired;
 use crate::id::{Digest, Generation};
 
 mod director;

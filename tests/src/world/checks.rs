@@ -291,7 +291,7 @@ fn is_excused(device: &Device, digest: &Digest) -> bool {
 
 fn desired_of(bytes: &[u8]) -> Option<Desired> {
     let SignedDesired::V1 { payload, .. } = wire::decode(bytes).ok()?;
-    let DesiredState::V1(desired) = wire::decode(&payload).ok()?;
+    let desired = wire::decode::<DesiredState>(&payload).ok()?.into_desired();
     Some(desired)
 }
 

@@ -109,7 +109,7 @@ impl Disk {
         if self.free() < PAGE {
             return false;
         }
-        self.record = Some(wire::encode(&Stored::V1(durable.clone())).expect("within the cap"));
+        self.record = Some(wire::encode(&Stored::V2(durable.clone())).expect("within the cap"));
         self.durable = Some(durable.clone());
         self.removed.clear();
         true
@@ -117,8 +117,7 @@ impl Disk {
 
     /// Reads the durable record as the next start does.
     pub fn load(&self) -> Option<Durable> {
-        let Stored::V1(durable) = wire::decode::<Stored>(self.record.as_ref()?).expect("as it was written");
-        Some(durable)
+        Some(wire::decode::<Stored>(self.record.as_ref()?).expect("as it was written").into_durable())
     }
 
     /// Keeps copies of the first `count` documents.

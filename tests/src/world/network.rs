@@ -86,7 +86,7 @@ impl World {
                 self.tell_cloud(CloudEvent::ReportArrived(Box::new(report)));
             }
             Leaf::Telemetry => {
-                let Telemetry::V1 { id, .. } = wire::decode(payload)?;
+                let id = wire::decode::<Telemetry>(payload)?.id();
                 self.tell_cloud(CloudEvent::Seen(device));
                 self.send_down(i, Leaf::Ack, wire::encode(&Ack::V1 { ids: vec![id] })?);
             }

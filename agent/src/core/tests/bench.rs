@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use muster_proto::desired::{Desired, SlotDesired};
+use muster_proto::desired::{Desired, SlotDesired, Terms};
 use muster_proto::id::{Digest, Generation, Version};
 use muster_proto::manifest::{
     Blob, BundleManifest, Codec, Dim, Dtype, Engine, File, Load, Measured, OutputsFrom, Requires, SCHEMA, Samples,
@@ -196,6 +196,7 @@ impl Bench {
                 length: bytes.len() as u64,
                 trial_seconds: TRIAL_S as u32,
                 rollout: format!("r{generation}"),
+                terms: Terms::default(),
             }
         };
         Desired {

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::code::Code;
-use crate::desired::{DesiredState, MAX_SLOTS, Signature, SignedDesired};
+use crate::desired::*;
 use crate::manifest::{self, BundleManifest};
 use crate::report::{AgentInfo, DeviceReport, Report, SignedReport};
 use crate::wire;
@@ -42,6 +42,7 @@ fn setup() -> (Publisher, Vec<u8>, Desired) {
         length: bytes.len() as u64,
         trial_seconds: 60,
         rollout: "r1".into(),
+        terms: Terms::default(),
     };
     let desired = Desired {
         workspace: "acme".parse().expect("valid"),
@@ -74,7 +75,7 @@ fn a_desired_state_leads_to_its_manifest() {
 #[test]
 fn a_desired_state_by_any_other_key_is_refused() {
     let (publisher, _, desired) = setup();
-    let payload = wire::encode(&DesiredState::V1(desired)).expect("small");
+    let payload = wire::encode(&desired.to_state(SPEAKS).expect("known")).expect("small");
     let message = |signatures: Vec<Signature>| {
         wire::encode(&SignedDesired::V1 { payload: payload.clone(), signatures }).expect("small")
     };
@@ -139,6 +140,83 @@ fn slots_are_few_and_different() {
         .map(|i| SlotDesired { slot: format!("s{i}").parse().expect("valid"), ..desired.slots[0].clone() })
         .collect();
     assert!(verify(&publisher, &publisher.sign_desired(&desired), None).is_err());
+}
+
+#[test]
+fn terms_have_caps() {
+    let shadow = |share_permille, rule| {
+        let (cpu_permille, memory_bytes) = (100, 0);
+        Some(ShadowTerms { seconds: 1, inferences: 1, share_permille, cpu_permille, memory_bytes, rule })
+    };
+    let window = |cron: String, seconds| Window { cron, seconds };
+    let approval = Approval { key: Digest::of(b"k"), value: vec![] };
+    let plan = |count| Some(PlanRef { hash: Digest::of(b"p"), approvals: vec![approval.clone(); count] });
+    let tolerance = |t| Agreement::Tolerance { absolute: Real(t) };
+    let none = Terms::default;
+    let table = [
+        (Terms { windows: vec![window("*".repeat(MAX_CRON), 1); MAX_WINDOWS], ..none() }, ""),
+        (Terms { windows: vec![window("* * * * *".into(), 1); MAX_WINDOWS + 1], ..none() }, "9 windows, at most 8"),
+        (Terms { windows: vec![window("*".repeat(65), 1)], ..none() }, "a cron expression of 65 bytes, at most 64"),
+        (Terms { windows: vec![window("* * * * *".into(), 0)], ..none() }, "a window of no length never opens"),
+        (Terms { shadow: shadow(1000, tolerance(0.0)), ..none() }, ""),
+        (Terms { shadow: shadow(1001, Agreement::Top1), ..none() }, "a share of 1001 thousandths"),
+        (Terms { shadow: shadow(1, Agreement::Overlap { permille: 1002 }), ..none() }, "a share of 1002 thousandths"),
+        (Terms { shadow: shadow(1, tolerance(f32::NAN)), ..none() }, "a tolerance of NaN"),
+        (Terms { shadow: shadow(1, tolerance(-1.0)), ..none() }, "a tolerance of -1"),
+        (Terms { plan: plan(MAX_APPROVALS), ..none() }, ""),
+        (Terms { plan: plan(MAX_APPROVALS + 1), ..none() }, "17 approvals, at most 16"),
+    ];
+    for (terms, rule) in table {
+        let (publisher, _, mut desired) = setup();
+        desired.slots[0].terms = terms;
+        let result = verify(&publisher, &publisher.sign_desired(&desired), None).map(Verified::into_inner);
+        let want = match rule {
+            "" => Ok(desired),
+            rule => Err(format!("desired state is not consistent: slot digits: {rule}")),
+        };
+        assert_eq!(result.map_err(|e| e.to_string()), want);
+    }
+}
+
+/// Approvals count by key: not twice, not of others, and only for what they were given for.
+#[test]
+fn a_plan_needs_the_approvals_that_the_owner_asks_for() {
+    let keys: Vec<Key> = (1..=4).map(Key::from_seed).collect();
+    let approvers = Approvers::new(keys[..3].iter().map(Key::public), 2).expect("keys");
+    let statement = ApprovalStatement {
+        workspace: "acme".parse().expect("valid"),
+        plan: Digest::of(b"plan"),
+        target: "vision/digits/2/manifest".into(),
+        digest: Digest::of(b"manifest"),
+    };
+    let by = |i: usize| keys[i].approve(&statement);
+    let other = |change: fn(&mut ApprovalStatement)| {
+        let mut other = statement.clone();
+        change(&mut other);
+        keys[1].approve(&other)
+    };
+    let borrowed = Approval { key: keys[1].id(), ..by(0) };
+    let table = [
+        (vec![], 0),
+        (vec![by(0)], 1),
+        (vec![by(0), by(1)], 2),
+        (vec![by(2), by(3), by(0)], 2),
+        (vec![by(0), by(0)], 1),
+        (vec![by(0), by(3)], 1),
+        (vec![by(0), borrowed], 1),
+        (vec![by(0), other(|s| s.workspace = "other".parse().expect("valid"))], 1),
+        (vec![by(0), other(|s| s.plan = Digest::of(b"another"))], 1),
+        (vec![by(0), other(|s| s.target.push('x'))], 1),
+        (vec![by(0), other(|s| s.digest = Digest::of(b"another"))], 1),
+    ];
+    for (approvals, valid) in table {
+        let want = match valid {
+            2 => Ok(()),
+            valid => Err(Error::Approvals { target: statement.target.clone(), valid, required: 2 }),
+        };
+        assert_eq!(approvers.check(&statement, &approvals), want);
+    }
+    assert_eq!(Approvers::default().check(&statement, &[]), Ok(()));
 }
 
 /// Invariant 4 rests on this: the director chooses among what publishers signed, and can add nothing.
