@@ -98,5 +98,12 @@ fn load(args: &Args) -> Result<Loaded> {
         measured: Measured::default(),
         requires: Requires::default(),
     };
-    Ok(Loaded { model: imported.model, manifest, digest: Digest::of(&bytes), probe, stats: SlotStats::default() })
+    Ok(Loaded {
+        model: imported.model,
+        manifest,
+        digest: Digest::of(&bytes),
+        probe,
+        stats: SlotStats::default(),
+        mirror: Default::default(),
+    })
 }

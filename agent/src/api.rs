@@ -12,6 +12,7 @@ mod patience;
 mod score;
 mod serve;
 mod v2;
+mod veto;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use crate::driver::Status;
 use crate::engine::{Executor, Loaded};
 use crate::run;
+use crate::veto::Vetoes;
 
 pub use error::Error;
 pub use guard::Exposure;
@@ -62,6 +64,7 @@ pub struct Api {
     executor: Arc<Executor>,
     status: Option<watch::Receiver<Status>>,
     disk: Option<PathBuf>,
+    vetoes: Option<Arc<Vetoes>>,
     budget: body::Budget,
     limits: Limits,
 }
@@ -70,7 +73,7 @@ impl Api {
     /// Answers with what the executor's slots hold.
     pub fn new(executor: Arc<Executor>, limits: Limits) -> Self {
         let budget = body::Budget::new(limits.body, limits.bodies);
-        Self { executor, status: None, disk: None, budget, limits }
+        Self { executor, status: None, disk: None, vetoes: None, budget, limits }
     }
 
     /// Also tells what the agent does.
@@ -82,6 +85,11 @@ impl Api {
     pub fn with_disk(self, folder: PathBuf) -> Self {
         Self { disk: Some(folder), ..self }
     }
+
+    /// Also takes vetoes.
+    pub fn with_vetoes(self, vetoes: Arc<Vetoes>) -> Self {
+        Self { vetoes: Some(vetoes), ..self }
+    }
 }
 
 /// Starts listening on the address and the socket of `config`.
@@ -89,8 +97,10 @@ pub async fn start(
     config: &Config,
     executor: Arc<Executor>,
     status: watch::Receiver<Status>,
+    vetoes: Arc<Vetoes>,
 ) -> Result<Server, run::Error> {
-    let api = Api::new(executor, Limits::default()).with_status(status).with_disk(config.data.clone());
+    let api = Api::new(executor, Limits::default());
+    let api = api.with_status(status).with_disk(config.data.clone()).with_vetoes(vetoes);
     let (api, mut server) = (Arc::new(api), Server::default());
     if let Some(address) = config.http {
         let exposure = if address.ip().is_loopback() { Exposure::Loopback } else { Exposure::Network };
@@ -116,6 +126,7 @@ pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
         .route("/", get(index))
         .route("/status", get(status))
         .route("/metrics", get(metrics::metrics))
+        .route("/v1/veto", get(veto::show).put(veto::ask).delete(veto::take_back))
         .route("/score", get(score::list).post(score::score_only))
         .route("/score/{*slot}", get(score::usage).post(score::score))
         .route("/v2", get(v2::server))
@@ -152,6 +163,8 @@ async fn index() -> impl IntoResponse {
             "GET /v2/health/ready": "whether a model answers",
             "GET /healthz": "whether this process answers",
             "GET /status": "what the agent does",
+            "PUT /v1/veto": "asks to wait with the switch to another version: {\"seconds\": 3600, \"reason\": \"…\"}",
+            "GET /v1/veto": "the vetoes that hold now; DELETE takes back what was asked here",
             "GET /metrics": "figures for Prometheus",
         }
     }))

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+use muster_proto::trust::Approvers;
 use serde::Deserialize;
 
 pub use keys::{KEYS, by_section};
@@ -69,6 +71,8 @@ pub struct Config {
     pub telemetry_window: Duration,
     /// How often the broker hears at least something.
     pub keep_alive: Duration,
+    /// The file that is a veto where it exists; none for `veto` in `data`.
+    pub veto_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -81,12 +85,22 @@ impl Default for Config {
 #[serde(default, deny_unknown_fields)]
 struct Raw {
     data: PathBuf,
+    timezone: String,
+    veto_file: String,
     local: Local,
     storage: Storage,
     inference: Inference,
     telemetry: TelemetryKeys,
     outbox: OutboxKeys,
     link: LinkKeys,
+    approvals: Approvals,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Approvals {
+    keys: Vec<String>,
+    required: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -136,12 +150,15 @@ impl Default for Raw {
     fn default() -> Self {
         Self {
             data: DEFAULT_DATA.into(),
+            timezone: String::new(),
+            veto_file: String::new(),
             local: Local::default(),
             storage: Storage::default(),
             inference: Inference::default(),
             telemetry: TelemetryKeys::default(),
             outbox: OutboxKeys::default(),
             link: LinkKeys::default(),
+            approvals: Approvals::default(),
         }
     }
 }
@@ -204,17 +221,51 @@ impl Raw {
                     count: self.outbox.max_count,
                     age_s: self.outbox.max_age_seconds,
                 },
+                zone: zone(&self.timezone).unwrap_or(TimeZone::UTC),
+                approvers: approvers(&self.approvals).unwrap_or_default(),
             },
             inference_threads: self.inference.threads,
             inference_queue: self.inference.queue.max(1),
             telemetry_window: Duration::from_secs(self.telemetry.window_seconds.max(1)),
             keep_alive: Duration::from_secs(self.link.keep_alive_seconds.max(5)),
+            veto_file: not_empty(self.veto_file).map(PathBuf::from),
             data: self.data,
         }
     }
 }
 
+/// The zone in which windows are meant. It is looked up once, here: what decides later reads no files.
+fn zone(name: &str) -> Result<TimeZone, String> {
+    if name.is_empty() {
+        return Ok(TimeZone::system());
+    }
+    TimeZone::get(name).map_err(|_| {
+        format!("timezone = {name:?} is not known on this machine; use a name such as \"Europe/Berlin\", and see that /usr/share/zoneinfo is there")
+    })
+}
+
+fn approvers(Approvals { keys, required }: &Approvals) -> Result<Approvers, String> {
+    let bytes = |key: &String| {
+        let bytes = hex::decode(key).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        bytes.ok_or_else(|| format!("approvals.keys: {key:?} is not an Ed25519 public key of 64 hexadecimal digits"))
+    };
+    let public = keys.iter().map(bytes).collect::<Result<Vec<_>, _>>()?;
+    let approvers = Approvers::new(public, u64::from(*required)).map_err(|e| e.to_string())?;
+    match (approvers.len(), *required as usize) {
+        (known, wanted) if wanted > known => Err(format!(
+            "approvals.required = {wanted}, and approvals.keys has {known} different keys: nothing could ever run"
+        )),
+        (known, 0) if known > 0 => Err("approvals.required = 0 asks none of approvals.keys: say how many".into()),
+        _ => Ok(approvers),
+    }
+}
+
 impl Config {
+    /// The file that is a veto where it exists.
+    pub fn veto_file(&self) -> PathBuf {
+        self.veto_file.clone().unwrap_or_else(|| self.data.join("veto"))
+    }
+
     /// Reads the file at `path` (which may be absent where `required` is not set), the files of its `.d`
     /// folder, and `environment`.
     pub fn load(
@@ -264,6 +315,8 @@ fn typed(table: toml::Table, origin: &str) -> Result<Config, Error> {
             raw.local.http
         )));
     }
+    zone(&raw.timezone).map_err(invalid)?;
+    approvers(&raw.approvals).map_err(invalid)?;
     Ok(raw.into_config())
 }
 
@@ -316,12 +369,46 @@ mod tests {
     }
 
     #[test]
+    fn approvals_ask_for_as_many_keys_as_there_are_at_most() {
+        let (one, other) = ("11".repeat(32), "22".repeat(32));
+        let table = [
+            (format!("keys = [\"{one}\", \"{other}\"]\nrequired = 2"), ""),
+            (format!("keys = [\"{one}\"]\nrequired = 2"), "has 1 different keys"),
+            (format!("keys = [\"{one}\", \"{one}\"]\nrequired = 2"), "has 1 different keys"),
+            (format!("keys = [\"{one}\"]"), "asks none"),
+            ("keys = [\"abc\"]\nrequired = 1".into(), "\"abc\" is not an Ed25519 public key"),
+        ];
+        for (text, want) in table {
+            let loaded = load(&format!("[approvals]\n{text}\n"), &[]);
+            let refused = loaded.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            assert!(refused.contains(want) && want.is_empty() == loaded.is_ok(), "{text}: {refused}");
+        }
+        let keys = format!("{one}, {other}");
+        let environment = [("MUSTER_AGENT_APPROVALS_KEYS", keys.as_str()), ("MUSTER_AGENT_APPROVALS_REQUIRED", "2")];
+        assert_eq!(load("", &environment).expect("valid").limits.approvers.len(), 2);
+    }
+
+    #[test]
+    fn the_zone_and_the_veto_have_their_defaults() {
+        let config = load("data = \"/x\"\ntimezone = \"Asia/Kolkata\"\n", &[]).expect("valid");
+        assert_eq!(config.veto_file(), Path::new("/x/veto"));
+        assert_eq!(config.limits.zone.iana_name(), Some("Asia/Kolkata"));
+        assert_eq!(load("veto_file = \"/run/v\"", &[]).expect("valid").veto_file(), Path::new("/run/v"));
+    }
+
+    #[test]
     fn mistakes_name_the_key_and_what_was_meant() {
         let unknown = load("[storage]\nheadrom_bytes = 1\n", &[]).expect_err("a misspelt key").to_string();
         assert!(unknown.contains("storage.headrom_bytes") && unknown.contains("storage.headroom_bytes"), "{unknown}");
         let environment = load("", &[("MUSTER_AGENT_LOKAL_HTTP", "x")]).expect_err("unknown").to_string();
         assert!(environment.contains("MUSTER_AGENT_LOKAL_HTTP"), "{environment}");
-        for bad in ["data = 1", "[local]\nhttp = \"nowhere\"", "[inference]\nqueue = -1", "data = \"x"] {
+        for bad in [
+            "timezone = \"Europe/Atlantis\"",
+            "data = 1",
+            "[local]\nhttp = \"nowhere\"",
+            "[inference]\nqueue = -1",
+            "data = \"x",
+        ] {
             assert!(matches!(load(bad, &[]), Err(Error::Invalid { .. })), "{bad}");
         }
         assert!(matches!(load("", &[("MUSTER_AGENT_INFERENCE_QUEUE", "many")]), Err(Error::Invalid { .. })));

@@ -9,15 +9,18 @@ pub mod outbox;
 pub mod state;
 
 mod boot;
+mod hold;
 mod install;
 mod report;
 mod retention;
 mod slot;
 mod step;
 mod walk;
+mod window;
 
 pub use durable::Durable;
 pub use event::{Effect, Event};
+pub use hold::Veto;
 pub use state::{Identity, Limits, State};
 pub use step::step;
 

@@ -10,17 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use muster_proto::id::{Digest, SlotName};
-use muster_proto::report::{DeviceReport, Telemetry};
+use muster_proto::report::{DeviceReport, ShadowWindow, Telemetry};
 use muster_proto::topic::Leaf;
 use muster_proto::transfer::{Ack, Frame};
 use muster_proto::wire;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
-use crate::core::{self, Event, Now, State};
+use crate::core::{self, Event, Now, State, Veto};
+use crate::engine::shadow::Run;
 use crate::engine::{Loaded, Slots};
 use crate::identity::Identity;
 use crate::link::{Incoming, Link};
 use crate::store::Store;
+use crate::veto::Vetoes;
 use crate::vitals;
 
 /// How often the core is told that time has passed.
@@ -57,6 +59,13 @@ pub struct Driver {
     link: Option<Link>,
     /// Loaded beside the active versions, waiting for the word to switch.
     staged: BTreeMap<SlotName, (Digest, Arc<Loaded>)>,
+    /// Staged versions that run beside the active ones.
+    shadows: BTreeMap<SlotName, Arc<Run>>,
+    /// The last figures of those that have ended since the last telemetry window.
+    past_shadows: Vec<ShadowWindow>,
+    vetoes: Arc<Vetoes>,
+    /// The veto that the core knows of.
+    veto: Option<Veto>,
     results: mpsc::Sender<Outcome>,
     /// One model at a time is loaded: memory is what small devices lack.
     loading: Arc<Semaphore>,
@@ -85,6 +94,7 @@ impl Driver {
         slots: Arc<Slots>,
         identity: Arc<Identity>,
         link: Option<Link>,
+        vetoes: Arc<Vetoes>,
     ) -> (Self, watch::Receiver<Status>, Results) {
         let (results, receiver) = mpsc::channel(RESULTS);
         let (status, watched) = watch::channel(status_of(&state, now_at(Instant::now())));
@@ -96,6 +106,10 @@ impl Driver {
             identity,
             link,
             staged: BTreeMap::new(),
+            shadows: BTreeMap::new(),
+            past_shadows: Vec::new(),
+            vetoes,
+            veto: None,
             results,
             loading: Arc::new(Semaphore::new(1)),
             status,
@@ -123,7 +137,7 @@ impl Driver {
                 Some(outcome) = results.recv() => self.finished(outcome).await,
                 Some(message) = incoming.recv() => self.received(message).await,
                 _ = windows.tick() => self.close_window().await,
-                _ = tick.tick() => self.step(Event::Ticked).await,
+                _ = tick.tick() => self.tick().await,
             }
         }
         self.step(Event::Stopping).await;
@@ -152,6 +166,21 @@ impl Driver {
         }
     }
 
+    async fn tick(&mut self) {
+        let veto = self.vetoes.current();
+        if veto != self.veto {
+            self.veto.clone_from(&veto);
+            self.step(Event::VetoChanged(veto)).await;
+        }
+        let over = self.shadows.iter().filter(|(_, run)| run.is_over());
+        let over: Vec<_> = over.map(|(slot, run)| (slot.clone(), run.shadow().digest)).collect();
+        for (slot, digest) in over {
+            self.end_shadow(&slot);
+            self.step(Event::ShadowEnded { slot, digest, refused: None }).await;
+        }
+        self.step(Event::Ticked).await;
+    }
+
     async fn finished(&mut self, Outcome { event, loaded }: Outcome) {
         let stays = matches!(event, Event::ModelStaged { .. });
         if let (true, Some((slot, digest, model))) = (stays, &loaded) {
@@ -162,6 +191,9 @@ impl Driver {
         if let (false, Some((slot, digest, model))) = (stays, loaded)
             && self.state.answering().get(&slot) == Some(&digest)
         {
+            if let Some(run) = self.shadows.get(&slot) {
+                model.mirror.set(Some(run.clone()));
+            }
             self.slots.activate(slot.clone(), model);
             self.step(Event::Activated { slot, digest }).await;
         }
@@ -201,10 +233,13 @@ impl Driver {
             outbox_dropped: 0,
         };
         let slots = self.slots.take_windows();
+        let mut shadows = std::mem::take(&mut self.past_shadows);
+        shadows.extend(self.shadows.values().map(|run| run.take_window()));
         let event = Event::WindowClosed {
             started_at: before.started_at,
             length_ms: millis(before.since.elapsed()),
             slots,
+            shadows,
             vitals,
         };
         self.step(event).await;

@@ -22,6 +22,8 @@ pub mod transforms;
 
 pub mod executor;
 pub mod loaded;
+pub mod shadow;
+pub mod sketch;
 pub mod slots;
 pub mod stats;
 

@@ -17,6 +17,7 @@ pub mod driver;
 pub mod engine;
 pub mod link;
 pub mod store;
+pub mod veto;
 pub mod vitals;
 
 pub mod check;

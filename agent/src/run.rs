@@ -18,6 +18,7 @@ use crate::engine::{Executor, Slots};
 use crate::identity::{self, Identity};
 use crate::link::{self, Link};
 use crate::store::{self, Contents, Store};
+use crate::veto::Vetoes;
 use crate::vitals;
 
 /// How many messages from the broker may wait for the driver; beyond that the connection waits.
@@ -123,8 +124,10 @@ pub async fn start(config: Config) -> Result<Agent, Error> {
         },
         incoming,
     );
-    let (driver, status, results) = Driver::new(state, Arc::new(store), slots.clone(), identity, Some(link));
-    let api = crate::api::start(&config, executor.clone(), status.clone()).await?;
+    let vetoes = Arc::new(Vetoes::new(config.veto_file()));
+    let (driver, status, results) =
+        Driver::new(state, Arc::new(store), slots.clone(), identity, Some(link), vetoes.clone());
+    let api = crate::api::start(&config, executor.clone(), status.clone(), vetoes).await?;
     let (stop, stopped) = oneshot::channel();
     let driver = tokio::spawn(driver.run(results, messages, stopped, config.telemetry_window));
     Ok(Agent {

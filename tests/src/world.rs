@@ -35,7 +35,7 @@ mod power;
 use std::collections::BTreeMap;
 
 use muster_agent::core::{Event, step};
-use muster_proto::id::{Digest, SlotName};
+use muster_proto::id::{DeviceId, Digest, SlotName};
 use muster_proto::topic::Leaf;
 
 use authority::Authority;
@@ -72,6 +72,8 @@ pub struct World {
     rng: Rng,
     queue: Queue<Item>,
     trace: Trace,
+    /// The generation in which a device is held back.
+    holds: BTreeMap<DeviceId, u64>,
     /// How many events cores have taken.
     pub events: u64,
 }
@@ -133,6 +135,7 @@ impl World {
             rng,
             queue: Queue::new(),
             trace: Trace::new(traced),
+            holds: BTreeMap::new(),
             events: 0,
         };
         for i in 0..world.devices.len() {
@@ -282,6 +285,7 @@ impl World {
             self.check_twice_is_once(i, once);
         }
         self.check_effects(i, &effects);
+        self.check_terms(i, &effects);
         let work = effects.into_iter().map(Work::Effect).chain(then);
         self.devices[i].running().work.extend(work);
     }

@@ -106,6 +106,21 @@ fn slots(page: &mut Page, answering: &[Found]) {
         page.sample("muster_inference_seconds_sum", &labels, seconds(totals.latency_us));
         page.sample("muster_inference_seconds_count", &labels, below);
     }
+    page.family(
+        "muster_shadow_requests_total",
+        "counter",
+        "Requests of a version in the shadow, by what became of them.",
+    );
+    for (slot, _, loaded) in &each {
+        let Some(run) = loaded.mirror.run() else { continue };
+        let (digest, counts) = (run.shadow().digest.short(), run.counts());
+        let disagreed = counts.compared - counts.agreed;
+        let outcomes = [("agreed", counts.agreed), ("disagreed", disagreed), ("failed", counts.failed)];
+        for (outcome, count) in outcomes.into_iter().chain([("skipped", counts.skipped)]) {
+            let labels = [("slot", *slot), ("digest", digest.as_str()), ("outcome", outcome)];
+            page.sample("muster_shadow_requests_total", &labels, count);
+        }
+    }
     page.family("muster_slot_queue_depth", "gauge", "Requests that wait for a thread.");
     for (slot, digest, loaded) in &each {
         page.sample("muster_slot_queue_depth", &[("slot", slot), ("digest", digest)], loaded.stats.queued());

@@ -7,3 +7,4 @@ mod metrics;
 mod protocol;
 mod scoring;
 mod support;
+mod veto;

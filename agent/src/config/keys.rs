@@ -18,6 +18,13 @@ pub struct Key {
 /// Every key.
 pub const KEYS: &[Key] = &[
     key("", "data", "\"/var/lib/muster-agent\"", "where the agent keeps identity, index and files"),
+    key("", "timezone", "\"\"", "zone of windows for switching, e.g. \"Europe/Berlin\"; \"\" for the system's"),
+    key(
+        "",
+        "veto_file",
+        "\"\"",
+        "a file that keeps versions from being switched while it exists; \"\" for veto in data",
+    ),
     key("local", "http", "\"127.0.0.1:8421\"", "address of the local API; \"\" for none"),
     key("local", "socket", "\"\"", "path of a Unix socket with the same API; \"\" for none"),
     key("storage", "headroom_bytes", "67108864", "bytes of disk that are never used"),
@@ -31,6 +38,8 @@ pub const KEYS: &[Key] = &[
     key("outbox", "max_count", "4096", "the most messages that wait for the dispatcher"),
     key("outbox", "max_age_seconds", "604800", "telemetry older than this is dropped"),
     key("link", "keep_alive_seconds", "60", "how often the broker hears at least something"),
+    key("approvals", "keys", "[]", "Ed25519 public keys in hexadecimal whose approval a rollout's plan needs here"),
+    key("approvals", "required", "0", "how many of these have to approve"),
 ];
 
 const fn key(section: &'static str, name: &'static str, default: &'static str, help: &'static str) -> Key {
@@ -100,6 +109,9 @@ pub(super) fn from_environment(name: &str, rest: &str, value: &str) -> Result<to
     };
     let value = if key.default.starts_with('"') {
         toml::Value::String(value.to_owned())
+    } else if key.default.starts_with('[') {
+        let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        toml::Value::Array(items.map(|item| toml::Value::String(item.to_owned())).collect())
     } else {
         let number = value.trim().parse::<i64>();
         let reason = || format!("{value:?} is not a whole number");

@@ -18,6 +18,7 @@ pub(super) const PROBATION_MS: u64 = 10 * 60 * 1000;
 
 impl State {
     pub(super) fn started(&mut self, now: Now, fx: &mut Vec<Effect>) {
+        self.known_time = (self.durable.time_floor, now.mono_ms);
         let signed = std::mem::take(&mut self.durable.signed_desired);
         if !signed.is_empty() {
             let (workspace, device) = (&self.identity.workspace, &self.identity.device);
@@ -75,8 +76,10 @@ impl State {
             job.transfer = outcome.transfer;
         }
         let is_active = record.active.as_ref().is_some_and(|a| a.digest == job.want.digest);
+        // Whose approval is asked for here may have changed since.
+        let unapproved = job.failure.as_ref().is_some_and(|f| f.code == Code::PlanUnapproved);
         job.stage = match same.map(|o| o.phase) {
-            Some(Phase::Failed) => Stage::Failed,
+            Some(Phase::Failed) if !unapproved => Stage::Failed,
             // The trial begins again when the model answers.
             _ if is_active && record.trial.is_some() => Stage::Trial { until_ms: u64::MAX },
             _ if is_active => Stage::Healthy,
@@ -226,6 +229,7 @@ impl State {
             let outcome = Outcome::of(job);
             let record = self.durable.slots.entry(slot.clone()).or_default();
             record.staging = None;
+            record.held = None;
             record.outcome = Some(outcome);
         }
         self.persist(fx);

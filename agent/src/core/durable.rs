@@ -192,3 +192,78 @@ pub mod v1 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_proto::code::Code;
+    use muster_proto::wire;
+
+    /// What an agent of the first version has written. It stands for every device in the field.
+    const V1: &str = "0001801080a4a7da06070301020301066469676974730118766973696f6e2f6469676974732f312f\
+        6d616e69666573740101010101010101010101010101010101010101010101010101010101010101\
+        00010101010101010101010101010101010101010101010101010101010101010101010000010664\
+        696769747318766973696f6e2f6469676974732f322f6d616e696665737402020202020202020202\
+        0202020202020202020202020202020202020202020280203c027231060001a20101780102030401\
+        09";
+
+    fn digest(n: u8) -> Digest {
+        Digest([n; 32])
+    }
+
+    fn model(n: u8) -> Option<ModelRef> {
+        Some(ModelRef { target: format!("vision/digits/{n}/manifest"), digest: digest(n) })
+    }
+
+    fn old() -> v1::Durable {
+        let want = muster_proto::desired::v1::SlotDesired {
+            slot: "digits".parse().expect("valid"),
+            target: "vision/digits/2/manifest".into(),
+            digest: digest(2),
+            length: 4096,
+            trial_seconds: 60,
+            rollout: "r1".into(),
+        };
+        let outcome = v1::Outcome {
+            want,
+            phase: Phase::Failed,
+            probe: None,
+            failure: Some(Failure { code: Code::ProbeMismatch, detail: "x".into() }),
+            transfer: Transfer { fetched: 1, saved: 2, resumed: 3, chunks: 4 },
+        };
+        let record = v1::SlotRecord {
+            active: model(1),
+            previous: None,
+            trial: Some(Attempt { digest: digest(1), unclean_ends: 1 }),
+            previous_trial: None,
+            staging: None,
+            outcome: Some(outcome),
+        };
+        v1::Durable {
+            incarnation: 1,
+            id_ceiling: 2048,
+            time_floor: 1_800_000_000,
+            generation: Generation(7),
+            signed_desired: vec![1, 2, 3],
+            slots: BTreeMap::from([("digits".parse().expect("valid"), record)]),
+            clean_stop: true,
+            outbox_dropped: 9,
+        }
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let bytes = hex::decode(V1).expect("digits");
+        assert_eq!(wire::encode(&Stored::V1(old())).map(hex::encode), Ok(V1.to_owned()));
+        let durable = wire::decode::<Stored>(&bytes).expect("decodes").into_durable();
+        let record = durable.slots.values().next().expect("one slot");
+        let outcome = record.outcome.as_ref().expect("an outcome");
+        assert_eq!((durable.generation, durable.outbox_dropped, durable.clean_stop), (Generation(7), 9, true));
+        assert_eq!((&record.active, &record.held), (&model(1), &None));
+        assert_eq!((outcome.want.rollout.as_str(), outcome.want.terms.is_none()), ("r1", true));
+        assert_eq!(
+            wire::decode::<Stored>(&wire::encode(&Stored::V2(durable.clone())).expect("small")),
+            Ok(Stored::V2(durable))
+        );
+    }
+}

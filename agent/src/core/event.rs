@@ -1,11 +1,13 @@
 //! What can happen to the agent, and what it can want done.
 
+use muster_proto::desired::ShadowTerms;
 use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::{Blob, BundleManifest, File};
-use muster_proto::report::{DeviceReport, Failure, Probe, SlotWindow, Telemetry, Vitals};
+use muster_proto::report::{DeviceReport, Failure, Probe, ShadowWindow, SlotWindow2, Telemetry, Vitals};
 use muster_proto::transfer::{Fetch, Frame};
 
 use super::Durable;
+use super::hold::Veto;
 use super::outbox::Kind;
 
 /// Something that happened.
@@ -80,6 +82,17 @@ pub enum Event {
         /// The manifest's digest.
         digest: Digest,
     },
+    /// Somebody at the device asks to wait with switches, or no longer does.
+    VetoChanged(Option<Veto>),
+    /// A shadow run has come to its end, or could not begin.
+    ShadowEnded {
+        /// The slot.
+        slot: SlotName,
+        /// The manifest's digest.
+        digest: Digest,
+        /// Why it could not begin.
+        refused: Option<Failure>,
+    },
     /// A message could not be put into the outbox.
     PutFailed {
         /// Its id.
@@ -92,7 +105,9 @@ pub enum Event {
         /// How long it was, in milliseconds.
         length_ms: u64,
         /// What each slot did.
-        slots: Vec<SlotWindow>,
+        slots: Vec<SlotWindow2>,
+        /// What versions did that ran beside active ones.
+        shadows: Vec<ShadowWindow>,
         /// What the agent used.
         vitals: Vitals,
     },
@@ -169,6 +184,21 @@ pub enum Effect {
     },
     /// Forget the staged version.
     Unstage {
+        /// The slot.
+        slot: SlotName,
+    },
+    /// Run the staged version beside the active one; goes before an earlier run in this slot → [`Event::ShadowEnded`].
+    /// The run ends with [`Effect::Activate`], [`Effect::Unstage`] and [`Effect::Clear`] as well.
+    Shadow {
+        /// The slot.
+        slot: SlotName,
+        /// The manifest's digest.
+        digest: Digest,
+        /// On which terms.
+        terms: ShadowTerms,
+    },
+    /// No longer run the staged version beside the active one.
+    EndShadow {
         /// The slot.
         slot: SlotName,
     },

@@ -38,8 +38,12 @@ impl State {
     fn begin(&mut self, slot: &SlotName, now: Now, fx: &mut Vec<Effect>) {
         let Some(desired) = &self.desired else { return self.retry_later(slot, no_desired(), now) };
         let agreed = trust::agree(&self.repository, desired, slot);
+        let refused = self.jobs.get(slot).and_then(|job| self.refuses(&job.want));
         let Some(job) = self.jobs.get_mut(slot) else { return };
         let digest = job.want.digest;
+        if let Some(failure) = refused {
+            return self.end_failed(slot, digest, failure, now, fx);
+        }
         match agreed {
             Ok(_) if self.manifests.contains_key(&digest) => {
                 job.stage = Stage::Room { swept: false };

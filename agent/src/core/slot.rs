@@ -11,6 +11,7 @@ use super::backoff;
 use super::boot::{PROBATION_MS, lies_in_the_device};
 use super::durable::{Attempt, Outcome};
 use super::event::{Effect, LoadFailure, Signed};
+use super::hold::Shadow;
 use super::report::clip;
 use super::state::{FileStep, Job, Stage, State, model_ref};
 
@@ -46,12 +47,16 @@ impl State {
             if self.desired.as_ref().is_some_and(|d| d.slots != desired.slots) {
                 let detail = format!("generation {known} came a second time with other content");
                 self.refuse(Failure { code: Code::Rollback, detail });
+            } else {
+                // Signed anew, it tells a device without a clock what time it is.
+                self.learn_time(desired.issued_at, now);
             }
             return;
         }
         self.refused = None;
         self.durable.generation = desired.generation;
         self.durable.time_floor = self.durable.time_floor.max(desired.issued_at);
+        self.learn_time(desired.issued_at, now);
         self.durable.signed_desired = bytes.clone();
         fx.push(Effect::KeepSigned(vec![(Signed::Desired, Some(bytes))]));
         let wants = desired.slots.clone();
@@ -95,9 +100,13 @@ impl State {
     fn want_slot(&mut self, want: SlotDesired, now: Now, fx: &mut Vec<Effect>) -> bool {
         let slot = want.slot.clone();
         if let Some(job) = self.jobs.get_mut(&slot)
-            && want == (SlotDesired { trial_seconds: want.trial_seconds, ..job.want.clone() })
+            && continues(job, &want)
         {
-            job.want = want;
+            job.want = want.clone();
+            job.opening = None;
+            if let Some(outcome) = self.durable.slots.get_mut(&slot).and_then(|r| r.outcome.as_mut()) {
+                outcome.want = want;
+            }
             return false;
         }
         self.abandon(&slot, fx);
@@ -128,7 +137,7 @@ impl State {
     fn abandon(&mut self, slot: &SlotName, fx: &mut Vec<Effect>) {
         let Some(job) = self.jobs.remove(slot) else { return };
         match job.stage {
-            Stage::Staging => fx.push(Effect::Unstage { slot: slot.clone() }),
+            Stage::Staging | Stage::Held => fx.push(Effect::Unstage { slot: slot.clone() }),
             Stage::Files(file) => {
                 if let FileStep::Chunks { download, .. } = file.step {
                     fx.push(Effect::Leave(download.blob().digest));
@@ -138,6 +147,7 @@ impl State {
         }
         if let Some(record) = self.durable.slots.get_mut(slot) {
             record.staging = None;
+            record.held = None;
         }
     }
 
@@ -180,8 +190,8 @@ impl State {
         let waiting = |j: &&mut Job| matches!(j.stage, Stage::Staging) && j.want.digest == digest;
         let Some(job) = self.jobs.get_mut(&slot).filter(waiting) else {
             // Meant for a desired state that has been replaced meanwhile.
-            let staging_another = self.jobs.get(&slot).is_some_and(|j| matches!(j.stage, Stage::Staging));
-            if !staging_another {
+            let needed = |j: &Job| matches!(j.stage, Stage::Staging | Stage::Held);
+            if !self.jobs.get(&slot).is_some_and(needed) {
                 fx.push(Effect::Unstage { slot });
             }
             return;
@@ -189,7 +199,7 @@ impl State {
         match result {
             Ok(probe) => {
                 job.probe = Some(probe);
-                self.activate(slot, fx);
+                self.ready(slot, now, fx);
             }
             Err(LoadFailure { failure, damaged }) if !damaged.is_empty() => {
                 self.files.retain(|d, _| !damaged.contains(d));
@@ -203,9 +213,11 @@ impl State {
     }
 
     /// The one switch: written down first, then made (invariant 2).
-    fn activate(&mut self, slot: SlotName, fx: &mut Vec<Effect>) {
+    pub(super) fn activate(&mut self, slot: SlotName, fx: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&slot) else { return };
         job.stage = Stage::Trial { until_ms: u64::MAX };
+        job.failure = None;
+        job.shadow = Shadow::Off;
         let digest = job.want.digest;
         self.probation.remove(&slot);
         let record = self.durable.slots.entry(slot.clone()).or_default();
@@ -218,6 +230,7 @@ impl State {
             }
         }
         record.staging = None;
+        record.held = None;
         record.trial = Some(Attempt { digest, unclean_ends: 0 });
         record.outcome = Some(Outcome::of(job));
         self.persist(fx);
@@ -276,4 +289,24 @@ impl State {
         self.report_outcome(now, fx);
         self.collect(self.limits.keep_bytes, fx);
     }
+}
+
+/// Whether `want` is what `job` is about, on other terms perhaps: those never restart its transfer or probe.
+fn continues(job: &Job, want: &SlotDesired) -> bool {
+    let SlotDesired { terms, trial_seconds, .. } = want.clone();
+    let same_terms = job.want.terms == terms;
+    let mut like = SlotDesired { terms, trial_seconds, ..job.want.clone() };
+    match &job.stage {
+        // It is ready, whoever wants it.
+        Stage::Held => like.rollout.clone_from(&want.rollout),
+        // It was refused for its terms.
+        Stage::Failed => {
+            let code = job.failure.as_ref().map(|f| f.code);
+            if !same_terms && matches!(code, Some(Code::PlanUnapproved | Code::MetadataInvalid)) {
+                return false;
+            }
+        }
+        _ => {}
+    }
+    *want == like
 }

@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::tz::TimeZone;
 use muster_proto::desired::{Desired, SlotDesired};
 use muster_proto::id::{DeviceId, Digest, SlotName, Workspace};
 use muster_proto::manifest::{BundleManifest, File};
 use muster_proto::report::{AgentInfo, Failure, ModelRef, Phase, Probe, Transfer};
 use muster_proto::transfer::Delta;
-use muster_proto::trust::{Director, Repository, TargetRef, Verified};
+use muster_proto::trust::{Approvers, Director, Repository, TargetRef, Verified};
 
 use super::durable::Durable;
 use super::fetch::{Download, Gather};
+use super::hold::{Shadow, Veto};
 use super::outbox::{Bounds, Entry, Outbox};
 use super::walk::Walk;
+use super::window::Opening;
 
 /// Who this device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +40,10 @@ pub struct Limits {
     pub max_unclean_ends: u8,
     /// The outbox's bounds.
     pub outbox: Bounds,
+    /// In which windows for switching are meant.
+    pub zone: TimeZone,
+    /// Whose approval a plan needs here.
+    pub approvers: Approvers,
 }
 
 impl Default for Limits {
@@ -47,6 +54,8 @@ impl Default for Limits {
             keep_bytes: 512 << 20,
             max_unclean_ends: 3,
             outbox: Bounds::default(),
+            zone: TimeZone::UTC,
+            approvers: Approvers::default(),
         }
     }
 }
@@ -83,6 +92,10 @@ pub struct State {
     pub(super) walk: Walk,
     /// A desired state that only a newer director root could make valid.
     pub(super) unproven: Option<Vec<u8>>,
+    /// A time that real time was not before when this process was so old, in seconds since 1970 and milliseconds.
+    pub(super) known_time: (u64, u64),
+    /// Somebody at the device asks to wait.
+    pub(super) veto: Option<Veto>,
     /// Why the last desired state was refused.
     pub(super) refused: Option<Failure>,
     pub(super) jobs: BTreeMap<SlotName, Job>,
@@ -110,6 +123,12 @@ pub(super) struct Job {
     pub probe: Option<Probe>,
     /// Why it waits, or why it ended.
     pub failure: Option<Failure>,
+    /// From when on its waiting is counted that is not written down, in milliseconds.
+    pub held_ms: u64,
+    /// When windows were looked at, in seconds since 1970, and how that went.
+    pub opening: Option<(u64, Opening)>,
+    /// Whether it runs beside the active version.
+    pub shadow: Shadow,
 }
 
 /// Where an update stands.
@@ -125,6 +144,8 @@ pub(super) enum Stage {
     Files(Box<FileJob>),
     /// The engine loads and probes.
     Staging,
+    /// Ready, and not to answer yet.
+    Held,
     /// Answers; goes back after too many unclean ends until then.
     Trial { until_ms: u64 },
     /// Confirmed.
@@ -162,6 +183,9 @@ impl Job {
             transfer: Transfer::default(),
             probe: None,
             failure: None,
+            held_ms: 0,
+            opening: None,
+            shadow: Shadow::Off,
         }
     }
 
@@ -175,6 +199,7 @@ impl Job {
             Stage::Queued => Phase::Offered,
             Stage::Manifest { .. } | Stage::Room { .. } | Stage::Files(_) => Phase::Fetching,
             Stage::Staging => Phase::Verified,
+            Stage::Held => Phase::Staged,
             Stage::Trial { .. } => Phase::Active,
             Stage::Healthy => Phase::Healthy,
             Stage::Failed => Phase::Failed,
@@ -212,6 +237,8 @@ impl State {
             online: false,
             walk: Walk::default(),
             unproven: None,
+            known_time: (0, 0),
+            veto: None,
             refused: None,
             jobs: BTreeMap::new(),
             answering: BTreeMap::new(),

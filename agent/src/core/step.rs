@@ -1,6 +1,6 @@
 //! The one entry: an event in, effects out. Total: every event has an answer in every state.
 
-use muster_proto::report::Telemetry;
+use muster_proto::report::{Telemetry, TelemetryWindow, Vitals};
 use muster_proto::transfer::Frame;
 
 use super::Now;
@@ -12,6 +12,7 @@ pub fn step(state: &mut State, event: Event, now: Now) -> Vec<Effect> {
     let mut fx = Vec::new();
     state.handle(event, now, &mut fx);
     state.confirm_trials(now, &mut fx);
+    state.release_held(now, &mut fx);
     state.load_again(now, &mut fx);
     state.advance_walk(now, &mut fx);
     state.schedule(now, &mut fx);
@@ -59,11 +60,13 @@ impl State {
             Event::ModelLoaded { slot, digest, result } => self.loaded(slot, digest, result, now, fx),
             Event::Activated { slot, digest } => self.activated(&slot, digest, now),
             Event::PutFailed { id } => self.put_failed(id),
-            Event::WindowClosed { started_at, length_ms, slots, vitals } => {
+            Event::VetoChanged(veto) => self.veto = veto,
+            Event::ShadowEnded { slot, digest, refused } => self.shadow_ended(&slot, digest, refused, fx),
+            Event::WindowClosed { started_at, length_ms, slots, shadows, vitals } => {
                 let dropped = self.durable.outbox_dropped;
                 let make = |incarnation, id| {
-                    let vitals = muster_proto::report::Vitals { outbox_dropped: dropped, ..vitals };
-                    Telemetry::V1 { incarnation, id, started_at, length_ms, slots, vitals }
+                    let vitals = Vitals { outbox_dropped: dropped, ..vitals };
+                    Telemetry::V2(TelemetryWindow { incarnation, id, started_at, length_ms, slots, shadows, vitals })
                 };
                 self.put_telemetry(make, now, fx);
             }

@@ -8,6 +8,7 @@ mod desired;
 mod outbox;
 mod refusals;
 mod staging;
+mod terms;
 mod walk;
 
 use bench::Bench;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use muster_proto::code::Code;
+use muster_proto::desired::{MAX_SLOTS, ShadowTerms};
 use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::BundleManifest;
 use muster_proto::report::{Failure, Presence, Probe, Report};
@@ -14,6 +15,7 @@ use crate::core::event::LoadFailure;
 use crate::core::outbox::{Entry, Kind};
 use crate::core::{Durable, Effect, Event};
 use crate::engine::Loaded;
+use crate::engine::shadow::{self, Run};
 use crate::store::{self, Store};
 use crate::vitals;
 
@@ -56,7 +58,10 @@ impl Driver {
             Effect::DropBlob(digest) => self.note("removing a partial blob", self.store.files.drop_blob(&digest)),
             Effect::Stage { slot, manifest, digest } => self.load(slot, *manifest, digest, true),
             Effect::Load { slot, manifest, digest } => self.load(slot, *manifest, digest, false),
+            Effect::Shadow { slot, digest, terms } => self.shadow(slot, digest, terms),
+            Effect::EndShadow { slot } => self.end_shadow(&slot),
             Effect::Activate { slot, digest } => {
+                self.end_shadow(&slot);
                 if let Some((staged, model)) = self.staged.remove(&slot)
                     && staged == digest
                 {
@@ -64,8 +69,12 @@ impl Driver {
                     self.report_back(Event::Activated { slot, digest });
                 }
             }
-            Effect::Unstage { slot } => drop(self.staged.remove(&slot)),
+            Effect::Unstage { slot } => {
+                self.end_shadow(&slot);
+                self.staged.remove(&slot);
+            }
             Effect::Clear { slot } => {
+                self.end_shadow(&slot);
                 self.staged.remove(&slot);
                 self.slots.clear(&slot);
             }
@@ -92,6 +101,43 @@ impl Driver {
                 Err(error) => self.note("reading a message", Err(error)),
             },
             Effect::Remove(ids) => self.note("removing messages", self.store.index.remove(&ids)),
+        }
+    }
+
+    /// Runs the staged version beside what answers in `slot`, if the device has room for that.
+    fn shadow(&mut self, slot: SlotName, digest: Digest, terms: ShadowTerms) {
+        self.end_shadow(&slot);
+        let staged = self.staged.get(&slot).filter(|(staged, _)| *staged == digest).map(|(_, model)| model.clone());
+        let failure = |detail: &str| Failure { code: Code::ShadowOverBudget, detail: detail.to_owned() };
+        let started = match (staged, self.slots.get(&slot)) {
+            (Some(model), Some(active)) => match shadow::refusal(&model, &terms, vitals::memory_available()) {
+                Some(refused) => Err(refused),
+                None => Run::start(slot.clone(), model, terms)
+                    .map(|run| (run, active))
+                    .map_err(|e| failure(&format!("its thread cannot be started: {e}"))),
+            },
+            _ => Err(failure("there is nothing to hold it against")),
+        };
+        match started {
+            Ok((run, active)) => {
+                tracing::info!(%slot, digest = digest.short(), "a shadow runs");
+                active.mirror.set(Some(run.clone()));
+                self.shadows.insert(slot, run);
+            }
+            Err(refused) => self.report_back(Event::ShadowEnded { slot, digest, refused: Some(refused) }),
+        }
+    }
+
+    /// Ends the shadow in `slot`, if there is one; its last figures go into the next telemetry window.
+    pub(super) fn end_shadow(&mut self, slot: &SlotName) {
+        let Some(run) = self.shadows.remove(slot) else { return };
+        run.stop();
+        if let Some(active) = self.slots.get(slot) {
+            active.mirror.set(None);
+        }
+        tracing::info!(%slot, digest = run.shadow().digest.short(), "a shadow has ended");
+        if self.past_shadows.len() < MAX_SLOTS {
+            self.past_shadows.push(run.take_window());
         }
     }
 

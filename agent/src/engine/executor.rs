@@ -202,14 +202,23 @@ impl Queue {
 
 impl Job {
     fn run(self) {
+        let Job { loaded, inputs, reply } = self;
         let started = Instant::now();
-        let outcome = self.loaded.model.run(&self.inputs);
+        let outcome = loaded.model.run(&inputs);
+        let mut mirrored = None;
         match &outcome {
-            Ok(_) => self.loaded.stats.succeeded(started.elapsed()),
-            Err(_) => self.loaded.stats.failed(),
+            Ok(outputs) => {
+                loaded.stats.succeeded(started.elapsed());
+                loaded.stats.sketch.observe(loaded.model.outputs(), outputs);
+                mirrored = loaded.mirror.run().filter(|run| run.wants()).map(|run| (run, outputs.clone()));
+            }
+            Err(_) => loaded.stats.failed(),
         }
         // Nobody waits for it any more: that is the caller's choice.
-        let _ = self.reply.send(outcome);
+        let _ = reply.send(outcome);
+        if let Some((run, outputs)) = mirrored {
+            run.offer(inputs, outputs);
+        }
     }
 }
 

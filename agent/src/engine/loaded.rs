@@ -12,6 +12,7 @@ use muster_proto::wire::{self, Message};
 
 use super::model::{self, Model};
 use super::probe::{self, Mismatch};
+use super::shadow::Mirror;
 use super::stats::SlotStats;
 
 /// Why a bundle cannot be loaded.
@@ -85,6 +86,8 @@ pub struct Loaded {
     pub probe: report::Probe,
     /// What it did since it was loaded.
     pub stats: SlotStats,
+    /// Where a shadow gets its requests.
+    pub mirror: Mirror,
 }
 
 impl Loaded {
@@ -105,7 +108,8 @@ impl Loaded {
             return Err(Error::ProbeMismatch { probe: outcome.probe, mismatch: Box::new(mismatch) });
         }
         let manifest = manifest.clone();
-        Ok(Self { model, manifest, digest, probe: outcome.probe, stats: SlotStats::default() })
+        let (stats, mirror) = Default::default();
+        Ok(Self { model, manifest, digest, probe: outcome.probe, stats, mirror })
     }
 }
 

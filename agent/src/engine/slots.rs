@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use muster_proto::id::SlotName;
-use muster_proto::report::SlotWindow;
+use muster_proto::report::{SlotWindow, SlotWindow2};
 
 use super::loaded::Loaded;
 
@@ -41,15 +41,15 @@ impl Slots {
     }
 
     /// What every slot did since the last call.
-    pub fn take_windows(&self) -> Vec<SlotWindow> {
+    pub fn take_windows(&self) -> Vec<SlotWindow2> {
         self.all().into_iter().map(|(slot, loaded)| window(slot, &loaded)).collect()
     }
 }
 
 /// What `loaded` did since its last window, as telemetry of `slot`.
-pub fn window(slot: SlotName, loaded: &Loaded) -> SlotWindow {
+pub fn window(slot: SlotName, loaded: &Loaded) -> SlotWindow2 {
     let window = loaded.stats.take_window();
-    SlotWindow {
+    let window = SlotWindow {
         slot,
         digest: loaded.digest,
         ok: window.counts.ok,
@@ -57,7 +57,8 @@ pub fn window(slot: SlotName, loaded: &Loaded) -> SlotWindow {
         rejected: window.counts.rejected,
         latency: window.counts.latency.to_vec(),
         queue_peak: window.queue_peak,
-    }
+    };
+    SlotWindow2 { window, outputs: loaded.stats.sketch.take() }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use muster_proto::report::LATENCY_BOUNDS_US;
 
+use super::sketch::Sketch;
+
 const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
 
 /// Counters of one loaded model. They only grow, but for the queue's gauge; each is exact, and they are
@@ -20,6 +22,8 @@ pub struct SlotStats {
     queued: AtomicU32,
     queue_peak: AtomicU32,
     taken: Mutex<Totals>,
+    /// What its answers looked like.
+    pub sketch: Sketch,
 }
 
 /// Counts since the model was loaded, or of one window.

@@ -6,7 +6,7 @@ use muster_agent::core::durable::SlotRecord;
 use muster_agent::core::event::Signed;
 use muster_agent::core::outbox::Kind;
 use muster_agent::core::{Durable, Effect, Event};
-use muster_proto::desired::{Desired, DesiredState, SignedDesired};
+use muster_proto::desired::{Desired, DesiredState, SignedDesired, Window};
 use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::BundleManifest;
 use muster_proto::report::{DeviceReport, Phase, Report, SignedReport};
@@ -139,6 +139,31 @@ impl World {
         }
     }
 
+    /// A switch that the terms of the desired state forbid. Devices without a clock may be wrong about windows.
+    pub(super) fn check_terms(&self, i: usize, effects: &[Effect]) {
+        let mut durable = None;
+        for effect in effects {
+            match effect {
+                Effect::Persist(written) => durable = Some(written),
+                Effect::Activate { slot, digest } => {
+                    let desired = durable.and_then(|d| desired_of(&d.signed_desired));
+                    let Some(want) = desired.as_ref().and_then(|d| d.slot(slot)).filter(|w| w.digest == *digest) else {
+                        continue;
+                    };
+                    let wall_s = self.devices[i].now(self.now).wall_s;
+                    let minutes =
+                        |w: &Window| w.cron.split(',').next().and_then(|m| m.parse::<u64>().ok()).unwrap_or(0);
+                    let closed = |w: &Window| (wall_s + 1800 - minutes(w) * 60) % 1800 >= u64::from(w.seconds);
+                    let by_clock = wall_s < want.terms.not_before || want.terms.windows.iter().any(closed);
+                    if want.terms.hold || (by_clock && !self.devices[i].traits.without_clock) {
+                        self.breach(Some(i), &format!("terms: at {wall_s} it switches to what is bound by {want:?}"));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Invariant 9: outcomes are sent before telemetry. Invariant 10: requests are within their bounds.
     pub(super) fn check_effects(&self, i: usize, effects: &[Effect]) {
         let mut telemetry = false;
@@ -207,8 +232,11 @@ impl World {
     pub(super) fn is_outdated(&self, i: usize, event: &Event) -> bool {
         let Event::DesiredArrived(bytes) = event else { return false };
         let Some(desired) = desired_of(bytes) else { return false };
-        let process = self.devices[i].process.as_ref();
-        process.is_some_and(|p| desired.generation <= p.state.durable().generation)
+        let device = &self.devices[i];
+        let Some(durable) = device.process.as_ref().map(|p| p.state.durable()) else { return false };
+        // A device without a clock learns from what is signed anew what time it is, and that may open a window.
+        let brings_time = desired.generation == durable.generation && desired.issued_at > durable.time_floor;
+        desired.generation <= durable.generation && !(self.setup.terms && device.traits.without_clock && brings_time)
     }
 
     /// What can be seen of a core.

@@ -7,7 +7,7 @@ use muster_agent::core::{Effect, Event};
 use muster_proto::code::Code;
 use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::{Blob, File};
-use muster_proto::report::{DeviceReport, Presence, Report, SignedReport, SlotWindow, Vitals};
+use muster_proto::report::{DeviceReport, Presence, Report, SignedReport, SlotWindow, SlotWindow2, Vitals};
 use muster_proto::topic::Leaf;
 use muster_proto::wire;
 
@@ -144,6 +144,8 @@ impl World {
                     self.answers(i, slot, digest);
                 }
             }
+            // Nobody offers a shadow here.
+            Effect::Shadow { .. } | Effect::EndShadow { .. } => {}
             Effect::Unstage { slot } => drop(self.devices[i].running().engine.staged.remove(&slot)),
             Effect::Clear { slot } => {
                 let device = &mut self.devices[i];
@@ -340,19 +342,24 @@ impl World {
         }
         let now = self.devices[i].now(self.now);
         let process = self.devices[i].running();
-        let window = |(slot, digest): (&SlotName, &Digest)| SlotWindow {
-            slot: slot.clone(),
-            digest: *digest,
-            ok: 7,
-            errors: 0,
-            rejected: 0,
-            latency: vec![7; 23],
-            queue_peak: 1,
+        let window = |(slot, digest): (&SlotName, &Digest)| {
+            SlotWindow2::from(SlotWindow {
+                slot: slot.clone(),
+                digest: *digest,
+                ok: 7,
+                errors: 0,
+                rejected: 0,
+                latency: vec![7; 23],
+                queue_peak: 1,
+            })
         };
         let slots = process.engine.answers.iter().map(window).collect();
         let length_ms = self.setup.window_ms;
         let started_at = now.wall_s.saturating_sub(length_ms / 1000);
-        self.feed(i, Event::WindowClosed { started_at, length_ms, slots, vitals: Vitals::default() });
+        self.feed(
+            i,
+            Event::WindowClosed { started_at, length_ms, slots, shadows: Vec::new(), vitals: Vitals::default() },
+        );
         self.plan(length_ms, Item::Window(i, start));
     }
 }

@@ -157,6 +157,9 @@ impl World {
         self.setup.sloppiness = Default::default();
         self.setup.retains = 1000;
         self.cloud.dies_next = false;
+        for i in 0..self.devices.len() {
+            self.release(i);
+        }
         for device in &mut self.devices {
             device.cut_in = None;
             device.index_fails = false;

@@ -148,7 +148,8 @@ impl World {
 
     fn perform_cloud(&mut self, effect: Effect) {
         match effect {
-            Effect::PublishDesired { device, desired } => {
+            Effect::PublishDesired { device, mut desired } => {
+                self.put_terms(&mut desired);
                 let payload = self.authority.sign(&desired);
                 self.trace.note(self.now, || format!("cloud → {device}: generation {}", desired.generation));
                 self.cloud.history.entry(device.clone()).or_default().push(payload.clone());

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_dispatcher::domain::{Audience, Device, Event, Rollout, RolloutId, RolloutStatus};
-use muster_proto::id::{GroupName, SlotName};
+use muster_proto::desired::{Desired, Window};
+use muster_proto::id::{Digest, GroupName, SlotName};
 
-use super::catalogue::{Catalogue, VERSIONS};
+use super::catalogue::{Catalogue, EPOCH_S, VERSIONS};
 use super::{Item, World};
 
 /// Something that an operator does.
@@ -21,6 +22,10 @@ pub(super) enum Action {
     Move(usize),
     /// Takes a slot away from a device.
     Unassign(usize),
+    /// Holds back whatever a device has not switched to yet.
+    Hold(usize),
+    /// Lets it go on.
+    Release(usize),
 }
 
 /// The group that about half of the devices are in.
@@ -43,6 +48,12 @@ impl World {
             };
             let at = self.rng.below(end);
             self.queue.plan(at, Item::Operator(action));
+        }
+        for _ in 0..if self.setup.terms { self.rng.within(2, 8) } else { 0 } {
+            let i = self.rng.below(self.devices.len() as u64) as usize;
+            let (at, later) = (self.rng.below(end), self.rng.below(end));
+            self.queue.plan(at, Item::Operator(Action::Hold(i)));
+            self.queue.plan(at.max(later), Item::Operator(Action::Release(i)));
         }
     }
 
@@ -81,6 +92,14 @@ impl World {
                 }
                 self.tell_cloud(Event::GroupsChanged { device, labels: BTreeMap::new(), groups });
             }
+            Action::Hold(i) => {
+                let id = self.devices[i].id.clone();
+                if let Some(record) = self.cloud.fleet.devices.get(&id).filter(|r| r.generation.0 > 0) {
+                    self.holds.insert(id, record.generation.0 + 1);
+                    self.sign_anew(i);
+                }
+            }
+            Action::Release(i) => self.release(i),
             Action::Unassign(i) => {
                 let record = self.cloud.fleet.devices.get(&self.devices[i].id);
                 let slots: Vec<SlotName> = record.iter().flat_map(|r| r.slots.keys().cloned()).collect();
@@ -153,6 +172,46 @@ impl World {
         let devices: BTreeSet<_> = devices.iter().map(|i| self.devices[*i].id.clone()).collect();
         let rollout = self.rollout(version, slot, Audience::Devices { devices });
         self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
+    }
+
+    /// What binds the offers of a desired state. A generation always says the same.
+    pub(super) fn put_terms(&self, desired: &mut Desired) {
+        if !self.setup.terms {
+            return;
+        }
+        let generation = desired.generation.0;
+        let held = self.holds.get(&desired.device) == Some(&generation);
+        for (number, slot) in (0..).zip(&mut desired.slots) {
+            let draw = Digest::of(format!("{} {generation} {number}", desired.device).as_bytes()).0;
+            let terms = &mut slot.terms;
+            terms.hold = held;
+            match draw[0] % 5 {
+                0 => {
+                    terms.windows =
+                        vec![Window { cron: format!("{0},{1} * * * *", draw[1] % 30, draw[1] % 30 + 30), seconds: 300 }]
+                }
+                1 => terms.not_before = EPOCH_S + self.setup.trouble_ms / 1000 * u64::from(draw[1]) / 256,
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets a device go on that is held back.
+    pub(super) fn release(&mut self, i: usize) {
+        let held = self.holds.remove(&self.devices[i].id);
+        let generation = self.cloud.fleet.devices.get(&self.devices[i].id).map(|r| r.generation.0);
+        // The generation has been told with the hold.
+        if held.is_some() && held == generation {
+            self.sign_anew(i);
+        }
+    }
+
+    /// Gives a device's desired state a new generation, and with it other terms.
+    fn sign_anew(&mut self, i: usize) {
+        let id = self.devices[i].id.clone();
+        self.cloud.edit(&id, |record| record.generation.0 += 1);
+        let generation = self.cloud.fleet.devices[&id].accepted;
+        self.tell_cloud(Event::Online { device: id, generation });
     }
 
     /// Takes a slot away from a device. The rules have no event for this yet, so the record is changed from outside.

@@ -40,6 +40,8 @@ pub struct Setup {
     pub window_ms: u64,
     /// Whether the director's keys can be changed.
     pub rotating: bool,
+    /// Whether some offers come with terms: windows, a time to begin, and holds that an operator lifts.
+    pub terms: bool,
     /// Whether the broker lives in the dispatcher; drawn where it is not said.
     pub embedded: Option<bool>,
 }
@@ -58,6 +60,7 @@ impl Setup {
             trial_seconds: 30,
             window_ms: 0,
             rotating: false,
+            terms: false,
             embedded: Some(true),
         }
     }
@@ -82,6 +85,7 @@ impl Setup {
             trial_seconds: 40,
             window_ms: 5 * MINUTE_MS,
             rotating: false,
+            terms: true,
             embedded: None,
         }
     }
@@ -121,6 +125,7 @@ fn limits() -> Limits {
         keep_bytes: 100 << 10,
         max_unclean_ends: 3,
         outbox: Bounds { bytes: 128 << 10, count: 64, age_s: 7 * 24 * 3600 },
+        ..Limits::default()
     }
 }
 

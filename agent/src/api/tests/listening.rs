@@ -22,7 +22,8 @@ fn config(http: Option<&str>, socket: Option<&Path>) -> Config {
 }
 
 async fn served(device: &Device, config: &Config) -> Result<Server, crate::run::Error> {
-    start(config, device.api.executor.clone(), status().1).await
+    let vetoes = std::sync::Arc::new(crate::veto::Vetoes::new(config.veto_file()));
+    start(config, device.api.executor.clone(), status().1, vetoes).await
 }
 
 /// One request, read until the server closes.

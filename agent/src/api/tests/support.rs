@@ -53,7 +53,7 @@ pub fn loaded(model: Model, name: &str, version: u64, transforms: Transforms) ->
     };
     let digest = Digest::of(format!("{name} {version}").as_bytes());
     let probe = Probe { samples: 0, passed: 0, max_abs_error: 0.0, load_us: 0, inference_us: 0 };
-    Arc::new(Loaded { model, manifest, digest, probe, stats: SlotStats::default() })
+    Arc::new(Loaded { model, manifest, digest, probe, stats: SlotStats::default(), mirror: Default::default() })
 }
 
 /// A version of digits, planned for one image at a time.

@@ -6,7 +6,7 @@ use super::bench::Bench;
 use crate::core::Event;
 
 fn window() -> Event {
-    Event::WindowClosed { started_at: 0, length_ms: 60_000, slots: vec![], vitals: Vitals::default() }
+    Event::WindowClosed { started_at: 0, length_ms: 60_000, slots: vec![], shadows: vec![], vitals: Vitals::default() }
 }
 
 /// Invariant 9.

@@ -42,6 +42,8 @@ pub fn line(bench: &Bench, effect: &Effect) -> String {
         Effect::DropBlob(digest) => format!("drop {}", bench.name(digest)),
         Effect::Stage { slot, manifest, .. } => format!("stage {} in {slot}", short(&manifest.target_path())),
         Effect::Activate { slot, digest } => format!("activate {} in {slot}", bench.name(digest)),
+        Effect::Shadow { slot, digest, .. } => format!("shadow {} in {slot}", bench.name(digest)),
+        Effect::EndShadow { slot } => format!("end the shadow in {slot}"),
         Effect::Unstage { slot } => format!("unstage {slot}"),
         Effect::Load { slot, manifest, .. } => format!("load {} in {slot}", short(&manifest.target_path())),
         Effect::Clear { slot } => format!("clear {slot}"),

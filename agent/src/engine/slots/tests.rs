@@ -35,7 +35,7 @@ fn every_slot_has_a_window() {
     }
     slots.get(&slot("b")).expect("answers").stats.succeeded(Duration::from_micros(40));
     let windows = slots.take_windows();
-    assert_eq!(windows.iter().map(|w| (w.slot.as_str(), w.ok)).collect::<Vec<_>>(), [("a", 0), ("b", 1)]);
-    assert_eq!(windows[1].latency.iter().sum::<u64>(), 1);
-    assert_eq!(slots.take_windows()[1].ok, 0);
+    assert_eq!(windows.iter().map(|w| (w.window.slot.as_str(), w.window.ok)).collect::<Vec<_>>(), [("a", 0), ("b", 1)]);
+    assert_eq!(windows[1].window.latency.iter().sum::<u64>(), 1);
+    assert_eq!(slots.take_windows()[1].window.ok, 0);
 }
