@@ -126,10 +126,14 @@ impl State {
         let time = self.best_time(now);
         let waited_s = self.waited_s(slot, now);
         let since = self.durable.slots.get(slot)?.held.as_ref().map_or(0, |h| h.since);
-        let want = &self.jobs.get(slot)?.want;
-        if let Some(unapproved) = self.unapproved(want) {
-            return Some(unapproved);
+        let job = self.jobs.get(slot)?;
+        if !job.approved {
+            if let Some(unapproved) = self.unapproved(&job.want) {
+                return Some(unapproved);
+            }
+            self.jobs.get_mut(slot)?.approved = true;
         }
+        let want = &self.jobs.get(slot)?.want;
         let failure = |code, detail: String| Some(Failure { code, detail: clip(&detail) });
         let terms = &want.terms;
         if terms.hold {
@@ -152,6 +156,9 @@ impl State {
             let zone = &self.limits.zone;
             let job = self.jobs.get_mut(slot)?;
             let known = job.opening.filter(|(found, opening)| opening.holds(*found, time));
+            if let Err(detail) = known.map_or_else(|| window::check(&job.want.terms.windows), |_| Ok(())) {
+                return failure(Code::MetadataInvalid, detail);
+            }
             let (_, opening) = *job
                 .opening
                 .insert(known.unwrap_or_else(|| (time, window::opening(&job.want.terms.windows, zone, time))));

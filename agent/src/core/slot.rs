@@ -103,7 +103,7 @@ impl State {
             && continues(job, &want)
         {
             job.want = want.clone();
-            job.opening = None;
+            (job.opening, job.approved) = (None, false);
             if let Some(outcome) = self.durable.slots.get_mut(&slot).and_then(|r| r.outcome.as_mut()) {
                 outcome.want = want;
             }

@@ -125,6 +125,8 @@ pub(super) struct Job {
     pub failure: Option<Failure>,
     /// From when on its waiting is counted that is not written down, in milliseconds.
     pub held_ms: u64,
+    /// Its plan has the approvals that are asked for.
+    pub approved: bool,
     /// When windows were looked at, in seconds since 1970, and how that went.
     pub opening: Option<(u64, Opening)>,
     /// Whether it runs beside the active version.
@@ -184,6 +186,7 @@ impl Job {
             probe: None,
             failure: None,
             held_ms: 0,
+            approved: false,
             opening: None,
             shadow: Shadow::Off,
         }

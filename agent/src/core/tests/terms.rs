@@ -443,6 +443,12 @@ fn a_window_that_is_no_cron_expression_refuses_its_slot_alone() {
     on_terms(&mut bench, 3, Terms::default());
     bench.settle();
     assert_eq!(bench.slots()[0], ACTIVE, "mended terms are another offer");
+
+    let mut bench = held(hold());
+    on_terms(&mut bench, 3, Terms { windows: vec![window("* * * * * UTC", 60)], ..Terms::default() });
+    assert!(waits(&bench, "metadata_invalid"), "what is ready waits for sound terms: {:?}", bench.slots());
+    on_terms(&mut bench, 4, Terms::default());
+    assert_eq!(bench.slots(), [ACTIVE]);
 }
 
 /// A recall needs nothing but the word, and that may have come with the last of the connection.
