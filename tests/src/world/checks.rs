@@ -70,6 +70,10 @@ impl World {
         let Some(durable) = device.disk.durable() else { return };
         device.witness.generation = durable.generation;
         for (slot, record) in &durable.slots {
+            // What waits for its terms has been loaded well: only ends in a row count.
+            if let Some(held) = record.held.as_ref().filter(|_| record.staging.is_none()) {
+                device.witness.deaths_staging.retain(|(s, digest, _), _| s != slot || *digest != held.digest);
+            }
             if let Some(outcome) = record.outcome.as_ref().filter(|o| o.phase == Phase::Failed) {
                 device.witness.failed.insert((slot.clone(), outcome.want.digest), durable.generation);
             }
