@@ -318,7 +318,8 @@ fn reasons_are_named_in_their_order() {
     bench.settle();
     assert!(waits(&bench, "held"), "{:?}", bench.slots());
     let mut terms = all;
-    let steps: [(&str, fn(&mut Terms)); 6] = [
+    type Change = fn(&mut Terms);
+    let steps: [(&str, Change); 6] = [
         ("plan_unapproved", |t| t.plan.iter_mut().for_each(|p| p.approvals.clear())),
         ("held", |_| {}),
         ("not_yet", |t| t.hold = false),
