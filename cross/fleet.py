@@ -183,7 +183,7 @@ class Fleet:
 
     def roll_out(self, model, group, trial_seconds=1):
         return self.cli("rollout", "start", "--model", model, "--group", group, "--wait",
-                        "--trial-seconds", trial_seconds)
+                        "--soak", f"{trial_seconds}s")
 
     def join(self, binary, name, group):
         """Enrols a device and starts its agent."""

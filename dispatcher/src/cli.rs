@@ -8,7 +8,6 @@ mod context;
 mod failure;
 mod output;
 mod parse;
-mod watch;
 
 mod audit;
 mod broker;
@@ -174,7 +173,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Model(command) => model::run(command, &global.session()?),
         Command::Device(command) => device::run(command, &global.session()?),
         Command::Group(command) => group::run(command, &global.session()?),
-        Command::Rollout(command) => rollout::run(command, &global.session()?),
+        Command::Rollout(command) => rollout::run(command, global),
         Command::Key(command) => key::run(command, &global.session()?),
         Command::Audit(command) => audit::run(&command, &global.session()?),
         Command::Trust(command) => trust::run(&command, &global.session()?),

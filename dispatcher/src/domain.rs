@@ -10,10 +10,10 @@ pub mod registry;
 pub mod rollout;
 pub mod telemetry;
 
-pub use device::{Assignment, Device, Group};
-pub use fleet::{Effect, Event, Fleet};
+pub use device::{Assignment, Device, Group, Proven};
+pub use fleet::{Denied, Effect, Event, Fleet};
 pub use notice::{DeviceChange, WatchEvent};
-pub use rollout::{Audience, DevicePhase, Progress, Rollout, RolloutId, RolloutStatus};
+pub use rollout::{DevicePhase, Part, Rollout, RolloutId, RolloutStatus};
 
 #[cfg(test)]
 mod interleavings;

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::counters::Counters;
 use crate::domain::fleet::step;
 use crate::domain::{Effect, Event, Fleet, WatchEvent};
-use crate::storage::{self, Change, Storage};
+use crate::storage::{self, Change, Fence, Storage};
 
 pub use inbox::Inbox;
 pub use outbox::Outbox;
@@ -73,6 +73,8 @@ pub struct Driver {
 pub struct Parts {
     /// Where the fleet is durable.
     pub storage: Storage,
+    /// The right to change it.
+    pub fence: Fence,
     /// What goes to devices.
     pub outbox: Outbox,
     /// Who watches.
@@ -131,6 +133,14 @@ impl Driver {
     }
 }
 
+/// Whether the task goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drive {
+    On,
+    /// Nobody asks any more, or another process has taken over.
+    Stop,
+}
+
 /// What follows from some commands.
 struct Batch {
     effects: Vec<Effect>,
@@ -149,21 +159,22 @@ impl Task {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {
-            tokio::select! {
-                count = waiting.recv_many(&mut batch, MAX_BATCH) => {
-                    if count == 0 {
-                        return;
-                    }
-                    self.take(batch.drain(..)).await;
-                }
+            let next = tokio::select! {
+                count = waiting.recv_many(&mut batch, MAX_BATCH) => match count {
+                    0 => Drive::Stop,
+                    _ => self.take(batch.drain(..)).await,
+                },
                 _ = tick.tick() => self.take([Command::Event(Event::Tick)].into_iter()).await,
+            };
+            if next == Drive::Stop {
+                return;
             }
         }
     }
 
-    async fn take(&self, commands: impl Iterator<Item = Command>) {
+    async fn take(&self, commands: impl Iterator<Item = Command>) -> Drive {
         let Batch { effects, changes, replies } = self.step(commands);
-        match self.parts.storage.persist(&changes).await {
+        match self.parts.storage.persist(self.parts.fence, &changes).await {
             Ok(()) => {
                 for effect in effects {
                     self.perform(effect);
@@ -175,6 +186,13 @@ impl Task {
             Err(error) => {
                 tracing::error!(%error, source = ?std::error::Error::source(&error), "the fleet could not be stored; what happened is taken back");
                 self.parts.counters.count("storage_failed");
+                if matches!(error, storage::Error::Fenced) {
+                    let error = Arc::new(error);
+                    for reply in replies {
+                        let _ = reply.send(Err(Arc::clone(&error)));
+                    }
+                    return Drive::Stop;
+                }
                 self.take_back().await;
                 let error = Arc::new(error);
                 for reply in replies {
@@ -182,6 +200,7 @@ impl Task {
                 }
             }
         }
+        Drive::On
     }
 
     fn step(&self, commands: impl Iterator<Item = Command>) -> Batch {
@@ -235,6 +254,10 @@ impl Task {
                 // Nobody may be watching.
                 let _ = self.parts.watch.send(event);
             }
+            Effect::Record { rollout, decision } => {
+                tracing::info!(%rollout, stage = decision.stage, what = decision.in_words(), "decided");
+                let _ = self.parts.watch.send(WatchEvent::Decision { rollout, decision });
+            }
             Effect::SaveFloor(_)
             | Effect::SaveGroup(_)
             | Effect::DeleteGroup(_)
@@ -242,6 +265,7 @@ impl Task {
             | Effect::DeleteDevice(_)
             | Effect::SaveRollout(_)
             | Effect::SaveProgress { .. }
+            | Effect::SaveDenied(_)
             | Effect::DeleteRollout(_) => {}
         }
     }
@@ -256,12 +280,7 @@ impl Task {
             match self.parts.storage.load_fleet(workspace, since).await {
                 Ok(mut durable) => {
                     let mut fleet = self.fleet.write().unwrap_or_else(PoisonError::into_inner);
-                    for (id, device) in &mut durable.devices {
-                        if let Some(known) = fleet.devices.get(id) {
-                            device.online = known.online;
-                            device.last_seen = device.last_seen.max(known.last_seen);
-                        }
-                    }
+                    durable.keep_connections(&fleet, crate::now());
                     *fleet = durable;
                     return;
                 }

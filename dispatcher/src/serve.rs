@@ -208,12 +208,13 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let fleet = storage.load_fleet(config.workspace.clone(), now).await?;
     let parts = driver::Parts {
         storage: storage.clone(),
+        fence: storage.take_fence().await?,
         outbox: outbox.clone(),
         watch: watch.clone(),
         counters: counters.clone(),
     };
     let (driver, driving) = Driver::start(fleet, parts);
-    let (telemetry, adding) = TelemetryQueue::start(storage.clone(), outbox.clone());
+    let (telemetry, adding) = TelemetryQueue::start(storage.clone(), outbox.clone(), driver.clone());
     let metadata = signing.clone();
     let (transfer, sender) = Transfer::new(transfer::Parts {
         workspace: config.workspace.clone(),

@@ -19,11 +19,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 
 pub use access::{EnrollGrant, KeyRecord};
 pub use deltas::DeltaRecord;
-pub use fleet::Change;
+pub use fleet::{Change, Fence};
 pub use models::{FileRecord, ModelRecord, VersionRecord};
 
 /// Schema changes in order; the database's `user_version` says how many it has had.
-const MIGRATIONS: &[&str] = &[include_str!("storage/migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("storage/migrations/0001_first.sql"), include_str!("storage/migrations/0002_rollouts.sql")];
 /// Tells our files from other programs' SQLite databases: "mstr".
 const APPLICATION_ID: i32 = 0x6d73_7472;
 /// How long a statement waits for another process that has the database open, such as a backup.
@@ -65,6 +66,9 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// Another process has taken the right to change the fleet; a retry cannot help.
+    #[error("another muster serve has taken over: this one no longer changes anything")]
+    Fenced,
     /// A statement failed; a retry may help, e.g. once the disk has space again.
     #[error("the database {} did not {action}", .path.display())]
     Query {
@@ -86,6 +90,7 @@ impl Error {
             Error::Query { source: sqlx::Error::Database(e), .. } if e.code().as_deref() == Some("13") => {
                 Code::DiskFull
             }
+            Error::Fenced => Code::Conflict,
             _ => Code::StoreFailed,
         }
     }

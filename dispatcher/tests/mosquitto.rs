@@ -14,7 +14,8 @@ use bytes::Bytes;
 use common::{Device, PATIENCE, enroll};
 use futures_util::stream;
 use muster_dispatcher::acl::mosquitto;
-use muster_dispatcher::app::{App, Audience, Principal, Registered, Registration, RolloutRequest, RolloutStatus};
+use muster_dispatcher::app::plan::{Plan, Preset, Target};
+use muster_dispatcher::app::{App, Principal, Registered, Registration, RolloutDocument, RolloutStatus};
 use muster_dispatcher::ca::Ca;
 use muster_dispatcher::serve::{self, BrokerChoice, Config};
 use muster_proto::id::Digest;
@@ -77,17 +78,10 @@ async fn register(app: &App, version: u32) -> Registered {
 }
 
 async fn roll_out(app: &App) -> muster_dispatcher::app::RolloutId {
-    let request = RolloutRequest {
-        model: "digits".parse().expect("valid"),
-        version: None,
-        slot: None,
-        audience: Audience::All,
-        canary: 0,
-        max_in_flight: None,
-        max_failures: 0,
-        trial_seconds: None,
-    };
-    app.start_rollout(request, &Principal::system()).await.expect("starts").id
+    let target = Target { all: true, ..Target::default() };
+    let plan = Plan { preset: Some(Preset::Emergency), target, ..Plan::default() };
+    let document = RolloutDocument { model: "digits".parse().expect("valid"), version: None, slot: None, plan };
+    app.start_rollout(document, &Principal::system()).await.expect("starts").id
 }
 
 async fn link_is(app: &App, up: bool) {

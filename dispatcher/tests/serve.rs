@@ -11,9 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{Device, PATIENCE, enroll, id, request};
 use futures_util::{StreamExt as _, stream};
+use muster_dispatcher::app::plan::{Plan, Preset, Target};
 use muster_dispatcher::app::{
-    App, Audience, DevicePhase, Error, Principal, Registered, Registration, RegistrationFile, Role, RolloutId,
-    RolloutRequest, RolloutStatus, TelemetryFilter, WatchEvent,
+    App, DevicePhase, Error, Principal, Registered, Registration, RegistrationFile, Role, RolloutDocument, RolloutId,
+    RolloutStatus, TelemetryFilter, WatchEvent,
 };
 use muster_dispatcher::serve::{self, BrokerChoice, Config, Running};
 use muster_proto::code::Code;
@@ -69,16 +70,13 @@ async fn register(app: &App, version: u32) -> Registered {
     app.register_model(registration, &Principal::system()).await.expect("registers")
 }
 
-fn to_line(model_version: Option<u64>) -> RolloutRequest {
-    RolloutRequest {
+fn to_line(model_version: Option<u64>) -> RolloutDocument {
+    let target = Target { groups: ["line".parse().expect("valid")].into(), ..Target::default() };
+    RolloutDocument {
         model: "vision/digits".parse().expect("valid"),
         version: model_version.map(muster_proto::id::Version),
         slot: None,
-        audience: Audience::Group { group: "line".parse().expect("valid") },
-        canary: 0,
-        max_in_flight: None,
-        max_failures: 0,
-        trial_seconds: None,
+        plan: Plan { preset: Some(Preset::Emergency), target, ..Plan::default() },
     }
 }
 

@@ -130,6 +130,8 @@ codes! {
     Recalled = 171, "recalled", "nothing: the version before answers again; roll out a mended one";
     /// A shadow run was left out, because it would have taken more than its budget.
     ShadowOverBudget = 172, "shadow_over_budget", "allow the shadow more memory or processor time, or skip the comparison on this device";
+    /// The device was not healthy in the time that the plan gives it.
+    TimedOut = 173, "timed_out", "look at the device with `muster rollout explain`; `muster rollout retry` offers it again";
 
     /// An inference input has a wrong name, dtype, shape or range.
     InputInvalid = 180, "input_invalid", "compare the input with the model's metadata at /v2/models/NAME";

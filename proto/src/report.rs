@@ -233,7 +233,8 @@ pub const SHIFT_BINS: usize = 20;
 pub struct OutputSketch {
     /// Where the largest value of a row stood, modulo [`TOP1_BINS`]; as many bins as were needed.
     pub top1: Vec<u32>,
-    /// How large it was, where all values of a row lie in 0 to 1; [`CONFIDENCE_BINS`] bins, or none where that never was.
+    /// How sure the row was of it: the value itself where all of the row lie in 0 to 1, and else its softmax;
+    /// [`CONFIDENCE_BINS`] bins, or none where there was nothing to count.
     pub confidence: Vec<u32>,
 }
 

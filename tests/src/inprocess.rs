@@ -9,13 +9,19 @@ use futures_util::stream;
 use muster_agent::config::Config;
 use muster_agent::run::{self, Agent, identity_dir};
 use muster_agent::{enroll, vitals};
-use muster_dispatcher::app::{Audience, EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutRequest};
+use muster_dispatcher::app::plan::Target;
+use muster_dispatcher::app::{
+    EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutDetail, RolloutDocument, RolloutId,
+};
 use muster_dispatcher::host::{self, Hosted};
 use muster_proto::enroll::Invitation;
 use muster_proto::id::Digest;
+use muster_proto::manifest::Requires;
 use muster_proto::report::Phase;
 use tempfile::TempDir;
+use tokio::sync::broadcast::error::RecvError;
 
+use crate::plans::at_once;
 use crate::processes::{PATIENCE, digits};
 
 /// The dispatcher.
@@ -34,8 +40,28 @@ impl Hub {
         Ok(Self { running, by: Principal::system(), folder })
     }
 
-    /// Enrols and starts an agent.
+    /// Enrols and starts an agent in the group `bench`.
     pub async fn agent(&self, name: &str) -> Result<Agent> {
+        self.enrol(name).await?;
+        self.start_agent(name, |_| {}).await
+    }
+
+    /// Where an agent keeps its things.
+    pub fn data_of(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts an agent that is enrolled.
+    pub async fn start_agent(&self, name: &str, configure: impl FnOnce(&mut Config)) -> Result<Agent> {
+        let http = Some(([127, 0, 0, 1], 0).into());
+        let window = Duration::from_secs(60);
+        let mut config = Config { data: self.data_of(name), http, telemetry_window: window, ..Config::default() };
+        configure(&mut config);
+        Ok(run::start(config).await?)
+    }
+
+    /// Lets a device in.
+    pub async fn enrol(&self, name: &str) -> Result<()> {
         let request = EnrollTokenRequest {
             groups: ["bench".parse()?].into(),
             labels: BTreeMap::new(),
@@ -50,21 +76,25 @@ impl Hub {
             enroll::enroll(&invitation, &device, vitals::agent_info(0), &identity, false)
         })
         .await??;
-        let http = Some(([127, 0, 0, 1], 0).into());
-        Ok(run::start(Config { data, http, telemetry_window: Duration::from_secs(60), ..Config::default() }).await?)
+        Ok(())
     }
 
     /// Registers one of the digits models.
     pub async fn register_digits(&self, version: u32) -> Result<()> {
-        self.register(version, None).await
+        self.register(version, None, 0).await
+    }
+
+    /// The same, for devices with so much free memory.
+    pub async fn register_digits_needing(&self, version: u32, memory_bytes: u64) -> Result<()> {
+        self.register(version, None, memory_bytes).await
     }
 
     /// The same, with a second file of `ballast`.
     pub async fn register_digits_with(&self, version: u32, ballast: &[u8]) -> Result<()> {
-        self.register(version, Some(ballast)).await
+        self.register(version, Some(ballast), 0).await
     }
 
-    async fn register(&self, version: u32, ballast: Option<&[u8]>) -> Result<()> {
+    async fn register(&self, version: u32, ballast: Option<&[u8]>, memory_bytes: u64) -> Result<()> {
         let model = std::fs::read(digits(&format!("digits-{version}.onnx")))?;
         let mut files = Vec::new();
         for (path, bytes) in [("digits.onnx", Some(model.as_slice())), ("ballast.bin", ballast)] {
@@ -86,7 +116,7 @@ impl Hub {
             input_shapes: BTreeMap::new(),
             transforms: Some(serde_json::from_str(&json("transforms.json")?)?),
             tolerance: None,
-            requires: Default::default(),
+            requires: Requires { memory_bytes, ..Requires::default() },
         };
         self.running.app.register_model(registration, &self.by).await?;
         Ok(())
@@ -94,23 +124,56 @@ impl Hub {
 
     /// Rolls the newest version out and waits until `agents` are healthy with it.
     pub async fn roll_out(&self, model: &str, agents: &[&Agent]) -> Result<()> {
-        let request = RolloutRequest {
-            model: model.parse()?,
-            version: None,
-            slot: None,
-            audience: Audience::Group { group: "bench".parse()? },
-            canary: 0,
-            max_in_flight: Some(10_000),
-            max_failures: 0,
-            trial_seconds: Some(0),
-        };
-        self.running.app.start_rollout(request, &self.by).await?;
+        let target = Target { groups: ["bench".parse()?].into(), ..Target::default() };
+        let plan = at_once(target, 0);
+        let document = RolloutDocument { model: model.parse()?, version: None, slot: None, plan };
+        self.running.app.start_rollout(document, &self.by).await?;
         for agent in agents {
             let mut status = agent.status.clone();
             let healthy = status.wait_for(|s| s.report.slots.iter().any(|s| s.phase == Phase::Healthy));
             tokio::time::timeout(PATIENCE, healthy).await.context("an agent takes too long")??;
         }
         Ok(())
+    }
+
+    /// Starts the rollout of a document in TOML.
+    pub async fn begin(&self, document: &str) -> Result<RolloutId> {
+        let document: RolloutDocument = toml::from_str(document)?;
+        Ok(self.running.app.start_rollout(document, &self.by).await?.id)
+    }
+
+    /// Waits until a rollout is as wanted.
+    pub async fn until(
+        &self,
+        id: RolloutId,
+        what: &str,
+        is_so: impl Fn(&RolloutDetail) -> bool,
+    ) -> Result<RolloutDetail> {
+        // Subscribed before the first look, so that nothing is missed in between.
+        let mut events = self.running.app.events();
+        let wait = async {
+            loop {
+                let detail = self.running.app.show_rollout(id).await?;
+                if is_so(&detail) {
+                    return Ok(detail);
+                }
+                if let Err(RecvError::Closed) = events.recv().await {
+                    anyhow::bail!("the dispatcher has stopped");
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(detail) => detail,
+            Err(_) => {
+                let detail = self.running.app.show_rollout(id).await?;
+                anyhow::bail!("{what} does not come about: {detail:#?}")
+            }
+        }
+    }
+
+    /// The operator in whose name everything is done.
+    pub fn by(&self) -> &Principal {
+        &self.by
     }
 
     /// Stops it.

@@ -206,8 +206,8 @@ impl Dispatcher {
 
     /// Rolls `model` out to group `lab`; `wait` waits for its end.
     pub fn roll_out(&self, model: &str, trial_seconds: u32, wait: bool) -> Result<Value> {
-        let trial = trial_seconds.to_string();
-        let mut arguments = vec!["rollout", "start", "--model", model, "--group", "lab", "--trial-seconds", &trial];
+        let soak = format!("{trial_seconds}s");
+        let mut arguments = vec!["rollout", "start", "--model", model, "--group", "lab", "--soak", &soak];
         arguments.extend(wait.then_some("--wait"));
         self.cli(&arguments)
     }

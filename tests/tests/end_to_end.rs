@@ -121,7 +121,7 @@ fn measure(dispatcher: &Dispatcher, agent: &Agent, model: &str, new: u64) -> Res
 fn begin(dispatcher: &Dispatcher, agent: &Agent, model: &str) -> Result<Process> {
     let generation = || agent.get("/status").and_then(|s| s["report"]["generation"].as_u64());
     let before = wait_for("the device's status", generation)?;
-    let arguments = ["rollout", "start", "--model", model, "--group", "lab", "--trial-seconds", "1"];
+    let arguments = ["rollout", "start", "--model", model, "--group", "lab", "--soak", "1s"];
     let rollout = dispatcher.begin(&arguments)?;
     wait_for("the offer", || (generation() > Some(before)).then_some(()))?;
     Ok(rollout)

@@ -164,7 +164,7 @@ fn a_newer_desired_state_replaces_an_update_in_the_middle_of_its_download() {
         world.settle();
         assert_eq!(answers(world, 0, "faces").as_deref(), Some("faces/2"));
         let phases: Vec<DevicePhase> =
-            world.cloud.fleet.rollouts.values().flat_map(|r| r.devices.values().map(|p| p.phase)).collect();
+            world.cloud.fleet.rollouts.values().flat_map(|r| r.parts.values().map(|p| p.phase)).collect();
         assert_eq!(phases, [DevicePhase::Superseded, DevicePhase::Healthy]);
     });
 }

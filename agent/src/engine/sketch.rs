@@ -17,7 +17,7 @@ const MAX_ELEMENTS: usize = 65_536;
 pub(super) struct Row {
     /// Where its largest value stands.
     pub top1: usize,
-    /// The largest value, where all values of the row lie in 0 to 1.
+    /// How sure the row is of it: the largest value where all lie in 0 to 1, and else its softmax, as for logits.
     pub confidence: Option<f32>,
 }
 
@@ -37,19 +37,30 @@ pub(super) fn rows(specs: &[TensorSpec], outputs: &BTreeMap<String, Tensor>) -> 
 fn look(dtype: Dtype, row: &[u8]) -> Row {
     let mut best = (0, f32::NEG_INFINITY);
     let mut probable = true;
-    for (index, bytes) in row.chunks_exact(dtype.size()).enumerate() {
-        let value = match *bytes {
-            [a, b] => f16::from_le_bytes([a, b]).to_f32(),
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
-            _ => f32::NAN,
-        };
+    let values = || row.chunks_exact(dtype.size()).map(float);
+    for (index, value) in values().enumerate() {
         probable &= (0.0..=1.0).contains(&value);
         if value > best.1 {
             best = (index, value);
         }
     }
-    Row { top1: best.0, confidence: probable.then_some(best.1) }
+    let confidence = match probable {
+        true => Some(best.1),
+        false if row.len() <= dtype.size() => None,
+        false => {
+            Some(1.0 / values().map(|value| (value - best.1).exp()).sum::<f32>()).filter(|share| share.is_finite())
+        }
+    };
+    Row { top1: best.0, confidence }
+}
+
+fn float(bytes: &[u8]) -> f32 {
+    match *bytes {
+        [a, b] => f16::from_le_bytes([a, b]).to_f32(),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
+        _ => f32::NAN,
+    }
 }
 
 /// Counters of what answers looked like.
@@ -98,7 +109,7 @@ mod tests {
         let scores = f32s(&[3, 3], &[0.1, 0.7, 0.2, 1.0, 0.0, 0.0, -3.0, 9.0, 40.0]);
         sketch.observe(&specs, &named([("scores", scores), ("more", f32s(&[1], &[0.5]))]));
         let mut confidence = vec![0; CONFIDENCE_BINS];
-        (confidence[7], confidence[9]) = (1, 1);
+        (confidence[7], confidence[9]) = (1, 2);
         assert_eq!(sketch.take(), OutputSketch { top1: vec![1, 1, 1], confidence });
         assert_eq!(sketch.take(), OutputSketch::default(), "it is taken once");
     }
@@ -118,6 +129,7 @@ mod tests {
         let mut wide = vec![0.0; 100];
         wide[97] = 2.0;
         sketch.observe(&specs, &named([("x", f32s(&[100], &wide))]));
-        assert_eq!(sketch.take(), OutputSketch { top1: vec![0, 1], confidence: vec![] }, "97 modulo 32 is 1");
+        let unsure = [vec![1], vec![0; CONFIDENCE_BINS - 1]].concat();
+        assert_eq!(sketch.take(), OutputSketch { top1: vec![0, 1], confidence: unsure }, "97 modulo 32 is 1");
     }
 }

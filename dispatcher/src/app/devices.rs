@@ -12,7 +12,7 @@ use super::view::{
 use super::{App, Error, Result, project};
 use crate::domain::device::labels_match;
 use crate::domain::registry::check_labels;
-use crate::domain::{Audience, Event, Group, RolloutStatus};
+use crate::domain::{Event, Group};
 
 /// The most groups of a workspace.
 const MAX_GROUPS: usize = 10_000;
@@ -105,10 +105,10 @@ impl App {
             if !fleet.groups.contains_key(&name) {
                 return Err(unknown_group(&name));
             }
-            let running = fleet.rollouts.values().filter(|rollout| {
-                rollout.status == RolloutStatus::Running
-                    && matches!(&rollout.audience, Audience::Group { group } if *group == name)
-            });
+            let running = fleet
+                .rollouts
+                .values()
+                .filter(|rollout| !rollout.status.has_ended() && rollout.plan.target.groups.contains(&name));
             let blockers: Vec<String> = running.map(|rollout| format!("rollout {}", rollout.id)).collect();
             if !blockers.is_empty() {
                 return Err(Error::Conflict { message: format!("a rollout to {name} is running"), blockers });

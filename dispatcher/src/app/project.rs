@@ -6,8 +6,10 @@ use muster_proto::id::Digest;
 use muster_proto::manifest::parse_target_path;
 use muster_proto::report::{ModelRef, SlotReport};
 
-use super::view::{DeviceView, GroupView, RolloutDetail, RolloutDevice, RolloutView, SlotView, VersionRef};
-use crate::domain::{Assignment, Audience, Device, Fleet, Group, Rollout};
+use super::view::{DeviceView, GroupView, RolloutDetail, RolloutDevice, RolloutView, SlotView, StageView, VersionRef};
+use crate::domain::rollout::plan::Stage;
+use crate::domain::rollout::{Counts, StageState};
+use crate::domain::{Assignment, Device, DevicePhase, Fleet, Group, Rollout, RolloutStatus};
 
 /// A device, desired and reported.
 pub fn device(fleet: &Fleet, device: &Device) -> DeviceView {
@@ -33,48 +35,63 @@ pub fn device(fleet: &Fleet, device: &Device) -> DeviceView {
 
 /// A group with its members.
 pub fn group(fleet: &Fleet, group: &Group) -> GroupView {
-    let audience = Audience::Group { group: group.name.clone() };
-    GroupView { group: group.name.clone(), selector: group.selector.clone(), devices: fleet.members(&audience) }
+    let devices = fleet.members_of_group(group);
+    GroupView { group: group.name.clone(), selector: group.selector.clone(), devices }
 }
 
 /// A rollout in a list.
-pub fn rollout(rollout: &Rollout) -> RolloutView {
-    let mut counts = BTreeMap::new();
-    for progress in rollout.devices.values() {
-        *counts.entry(progress.phase).or_default() += 1;
-    }
+pub fn rollout(rollout: &Rollout, now: u64) -> RolloutView {
+    let stage = |(at, (plan, state)): (usize, (&Stage, &StageState))| StageView {
+        name: rollout.name_of_stage(at),
+        quota: rollout.quota(at),
+        since: state.since,
+        passed_at: state.passed_at,
+        shadows: plan.shadow.is_some() && !state.may_switch,
+        counts: counts(&state.counts),
+        gates: if state.since > 0 { rollout.readings(at) } else { Vec::new() },
+    };
+    let runs = matches!(rollout.status, RolloutStatus::Pending | RolloutStatus::Running);
     RolloutView {
         id: rollout.id,
         model: rollout.model.clone(),
         version: rollout.version,
         digest: rollout.digest,
         slot: rollout.slot.clone(),
-        audience: rollout.audience.clone(),
+        plan: rollout.plan.clone(),
+        plan_hash: rollout.plan_hash,
+        approvals: rollout.approvals.clone(),
         status: rollout.status,
         reason: rollout.reason.clone(),
-        canary: rollout.canary,
-        max_in_flight: rollout.max_in_flight,
-        max_failures: rollout.max_failures,
         created_at: rollout.created_at,
         created_by: rollout.created_by.clone(),
+        started_at: rollout.started_at,
         ended_at: rollout.ended_at,
-        total: rollout.devices.len() as u32,
-        counts,
+        expected_at: if runs { rollout.forecast(now).ends_at } else { 0 },
+        stage: rollout.stage,
+        stages: rollout.plan.stages.iter().zip(&rollout.stages).enumerate().map(stage).collect(),
+        total: rollout.members(),
+        in_flight: rollout.in_flight(),
+        counts: counts(&rollout.counts),
     }
 }
 
+fn counts(counts: &Counts) -> BTreeMap<DevicePhase, u32> {
+    DevicePhase::ALL.into_iter().map(|phase| (phase, counts.of(phase))).filter(|(_, count)| *count > 0).collect()
+}
+
 /// A rollout with its devices.
-pub fn rollout_detail(fleet: &Fleet, record: &Rollout) -> RolloutDetail {
-    let devices = record.devices.iter().map(|(device, progress)| RolloutDevice {
+pub fn rollout_detail(record: &Rollout, now: u64) -> RolloutDetail {
+    let devices = record.parts.iter().map(|(device, part)| RolloutDevice {
         device: device.clone(),
-        phase: progress.phase,
-        online: fleet.devices.get(device).is_some_and(|d| d.online),
-        since: progress.since,
-        code: progress.code,
-        detail: progress.detail.clone(),
-        transfer: progress.transfer,
+        phase: part.phase,
+        stage: (part.phase.has_started() && usize::from(part.stage) < record.stages.len()).then_some(part.stage),
+        online: part.online,
+        since: part.since,
+        code: part.code,
+        detail: part.detail.as_deref().unwrap_or_default().to_owned(),
+        transfer: part.transfer,
     });
-    RolloutDetail { rollout: rollout(record), devices: devices.collect() }
+    RolloutDetail { rollout: rollout(record, now), decisions: record.decisions.clone(), devices: devices.collect() }
 }
 
 fn slot(name: &muster_proto::id::SlotName, want: Option<&Assignment>, report: Option<&SlotReport>) -> SlotView {

@@ -2,11 +2,12 @@
 //!
 //! Times are seconds since 1970, sizes bytes, durations carry their unit in the name.
 
+mod rollouts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use muster_proto::code::Code;
 pub use muster_proto::enroll::{BrokerAddress, EnrollRequest, Enrollment};
 use muster_proto::id::{DeviceId, Digest, FilePath, Generation, GroupName, ModelName, SlotName, Version, Workspace};
 use muster_proto::manifest::{BundleManifest, OutputsFrom, Requires, Tolerance, Transforms};
@@ -14,7 +15,8 @@ use muster_proto::report::{AgentInfo, DeviceReport, Failure, Phase, Transfer, Vi
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use crate::domain::{Audience, DeviceChange, DevicePhase, RolloutId, RolloutStatus, WatchEvent};
+pub use crate::domain::{DeviceChange, DevicePhase, RolloutId, RolloutStatus, WatchEvent};
+pub use rollouts::*;
 
 /// What a caller may do; each role may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -423,111 +425,6 @@ pub struct GroupView {
     /// Its members.
     #[schema(value_type = Vec<String>)]
     pub devices: Vec<DeviceId>,
-}
-
-/// A request to start a rollout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RolloutRequest {
-    /// The model.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// The version; the newest where there is none.
-    #[serde(default)]
-    #[schema(value_type = Option<u64>)]
-    pub version: Option<Version>,
-    /// The slot; the last part of the model's name where there is none.
-    #[serde(default)]
-    #[schema(value_type = Option<String>)]
-    pub slot: Option<SlotName>,
-    /// Whom it is for.
-    pub audience: Audience,
-    /// So many devices have to be healthy before the others are offered it; 0 for no canary.
-    #[serde(default)]
-    pub canary: u32,
-    /// The most devices that update at once; 50 by default.
-    #[serde(default)]
-    pub max_in_flight: Option<u32>,
-    /// The most failures before no further device is offered it; 0 by default.
-    #[serde(default)]
-    pub max_failures: u32,
-    /// How long after activation a crash leads back to the version before, in seconds; 60 by default.
-    #[serde(default)]
-    pub trial_seconds: Option<u32>,
-}
-
-/// A rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RolloutView {
-    /// Its id, e.g. `r12`.
-    #[schema(value_type = String)]
-    pub id: RolloutId,
-    /// The model.
-    #[schema(value_type = String)]
-    pub model: ModelName,
-    /// The version.
-    #[schema(value_type = u64)]
-    pub version: Version,
-    /// The digest of the manifest.
-    #[schema(value_type = String)]
-    pub digest: Digest,
-    /// The slot.
-    #[schema(value_type = String)]
-    pub slot: SlotName,
-    /// Whom it is for.
-    pub audience: Audience,
-    /// How it stands.
-    pub status: RolloutStatus,
-    /// Why it stands so, where there is a reason.
-    pub reason: String,
-    /// Devices of the canary.
-    pub canary: u32,
-    /// The most devices that update at once.
-    pub max_in_flight: u32,
-    /// The most failures.
-    pub max_failures: u32,
-    /// When it was started.
-    pub created_at: u64,
-    /// Who started it.
-    pub created_by: String,
-    /// When it ended; 0 while it runs.
-    pub ended_at: u64,
-    /// How many devices it has.
-    pub total: u32,
-    /// How many devices are in each phase; absent ones have none.
-    #[schema(value_type = std::collections::HashMap<String, u32>)]
-    pub counts: BTreeMap<DevicePhase, u32>,
-}
-
-/// One device of a rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RolloutDevice {
-    /// The device.
-    #[schema(value_type = String)]
-    pub device: DeviceId,
-    /// How far it is.
-    pub phase: DevicePhase,
-    /// Whether it is connected.
-    pub online: bool,
-    /// Since when it is in this phase.
-    pub since: u64,
-    /// The code of a failure.
-    #[schema(value_type = Option<String>)]
-    pub code: Option<Code>,
-    /// What happened, for people.
-    pub detail: String,
-    /// What its transfer moved.
-    #[schema(value_type = Object)]
-    pub transfer: Transfer,
-}
-
-/// A rollout with each of its devices.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RolloutDetail {
-    /// The rollout.
-    pub rollout: RolloutView,
-    /// Its devices in order of name.
-    pub devices: Vec<RolloutDevice>,
 }
 
 /// A request for an API key.

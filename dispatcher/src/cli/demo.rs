@@ -1,9 +1,11 @@
 //! `muster demo`: the real dispatcher and real agents in one process, on free loopback ports, with a real
 //! model on real input. Nothing in it is staged but the cut of one connection.
 
+mod bad;
 mod cable;
 mod digits;
 mod fleet;
+mod plans;
 mod show;
 
 use std::time::{Duration, Instant};
@@ -21,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// How many devices to run.
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=200))]
+    /// How many devices to run; at least one has to wait for another.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..=200))]
     pub devices: u32,
     /// Stop when everything has been shown, instead of serving on.
     #[arg(long)]
@@ -51,7 +53,7 @@ async fn demo(args: DemoArgs) -> Result<()> {
     let first = fleet.score_all(&digits).await?;
     show.say(&format!("Every device scored {} held-out images: {}", digits.len(), first.text()));
 
-    show.step("Version 2: the devices go on answering while they change over; one is cut off mid-download");
+    show.step("Version 2, by the preset standard: a shadow run, then stages; one device is cut off mid-download");
     let load = fleet.register(Version(2), &show).await?;
     let requests = fleet.constant_load(&digits);
     fleet.roll_out_and_cut(Version(2), &show).await?;
@@ -71,7 +73,16 @@ async fn demo(args: DemoArgs) -> Result<()> {
         digits.len()
     ));
 
-    let summary = fleet.summary(&second, began.elapsed());
+    show.step("Version 3 is bad: it loads, passes its own samples, and answers nonsense");
+    fleet.register(Version(3), &show).await?;
+    let requests = fleet.constant_load(&digits);
+    let by_shadow = bad::stopped_by_shadow(&fleet, &show).await?;
+    show.step("The same without a shadow run: one device has to find out");
+    let at_canary = bad::stopped_at_canary(&fleet, &show).await?;
+    let answered = requests.stop().await?;
+    show.say(&format!("{answered} requests were answered meanwhile, none failed"));
+
+    let summary = fleet.summary(&second, (by_shadow, at_canary), began.elapsed());
     show.step("What happened");
     show.say(&summary.text());
     if !args.once {

@@ -1,13 +1,20 @@
 //! `muster rollout`.
 
-use clap::{Args, Subcommand};
-use muster_proto::id::{DeviceId, GroupName, SlotName};
+mod document;
+mod start;
+mod text;
+mod watch;
 
-use super::Session;
-use super::output::{facts, list, size, table, when};
-use super::parse::ModelSpec;
-use super::watch;
-use crate::app::{Audience, DevicePhase, RolloutDetail, RolloutDevice, RolloutId, RolloutRequest, RolloutView};
+#[cfg(test)]
+pub(super) use text::{rollouts, status};
+
+use clap::{Args, Subcommand};
+use muster_proto::id::{DeviceId, GroupName};
+
+use super::{Global, Session};
+use crate::app::{
+    Explanation, RolloutApproval, RolloutDetail, RolloutExtension, RolloutId, RolloutReason, RolloutRetry, RolloutView,
+};
 use crate::http::List;
 
 #[derive(Debug, Subcommand)]
@@ -15,202 +22,200 @@ pub(super) enum Command {
     /// Start a rollout. It takes over from a running one of the same slot, device by device.
     #[command(after_help = "\
 Examples:
-  muster rollout start --model digits:2 --group line-a --canary 1 --wait
+  muster rollout start --model digits:2 --group line-a --preset standard --wait
   muster rollout start --model digits --device gateway-17 --device gateway-18
-  muster rollout start --model vision/detect:4 --all --max-in-flight 20 --max-failures 3")]
-    Start(StartArgs),
+  muster rollout start --model vision/detect:4 --all --where 'labels.site == \"berlin\"' --in-flight 20
+  muster rollout start -f rollout.toml")]
+    Start(start::StartArgs),
+    /// Say what a rollout would do, and do nothing: who matches, who does not and why, stages, bytes, the end.
+    #[command(after_help = "\
+Examples:
+  muster rollout plan --model digits:2 --all --preset careful
+  muster rollout plan -f rollout.toml")]
+    Plan(start::PlanArgs),
     /// List rollouts, newest first.
     List,
-    /// Show how a rollout stands, device by device.
+    /// Show how a rollout stands: stages, gates with their numbers, decisions, devices.
     #[command(
         visible_alias = "show",
         after_help = "Examples:\n  muster rollout status r12\n  muster rollout status r12 --watch"
     )]
     Status {
-        /// The rollout.
-        #[arg(value_name = "ID")]
-        id: RolloutId,
+        #[command(flatten)]
+        id: Id,
         /// Follow it until it ends; fails unless it completes.
         #[arg(long, short)]
         watch: bool,
     },
-    /// Follow a rollout until it ends; fails unless it completes. The same as `status --watch`.
-    Watch {
-        /// The rollout.
-        #[arg(value_name = "ID")]
-        id: RolloutId,
+    /// Follow a rollout until it ends; fails unless it completes. A live view in a terminal, else lines.
+    Watch(Id),
+    /// Say why a device is where it is: every condition in order, with its value and since when.
+    #[command(after_help = "Examples:\n  muster rollout explain r12 gateway-17")]
+    Explain {
+        #[command(flatten)]
+        id: Id,
+        /// The device.
+        #[arg(value_name = "DEVICE")]
+        device: DeviceId,
     },
+    /// Offer nothing more until somebody resumes it.
+    Pause(Why),
+    /// Go on. What its gates hold against it counts as looked at.
+    Resume(Id),
+    /// Call off what has not switched, and take back what has, from the devices' own stores.
+    Abort(Recall),
+    /// Take back a rollout that is complete or was ended, from the devices' own stores.
+    Rollback(Recall),
     /// End a rollout: no further device is offered it. Those that were keep it.
-    Cancel {
-        /// The rollout.
-        #[arg(value_name = "ID")]
-        id: RolloutId,
+    Cancel(Id),
+    /// Agree to a rollout's plan, by the hash that `muster rollout status` shows.
+    #[command(after_help = "\
+Examples:
+  muster rollout approve r12 --plan 8f3a…
+  muster rollout approve r12 --plan 8f3a… --key alice.pem   signs, for devices that ask for it")]
+    Approve(Approve),
+    /// Pass the stage under way without its gates.
+    Skip(Why),
+    /// Offer it again to devices that failed; to all of them unless some are named.
+    Retry {
+        #[command(flatten)]
+        id: Id,
+        /// The devices.
+        #[arg(value_name = "DEVICE")]
+        devices: Vec<DeviceId>,
     },
+    /// Let devices switch that fetched the version beforehand.
+    Release(Id),
+    /// Let it be for another group as well. Its devices come last.
+    Extend {
+        #[command(flatten)]
+        id: Id,
+        /// The group.
+        #[arg(long, short)]
+        group: GroupName,
+    },
+    /// Print a rollout as a document that starts the same again.
+    #[command(
+        after_help = "Examples:\n  muster rollout export r12 > rollout.toml\n  muster rollout export r12 --format yaml"
+    )]
+    Export {
+        #[command(flatten)]
+        id: Id,
+        /// How to write it.
+        #[arg(long, value_enum, default_value_t = document::Format::Toml)]
+        format: document::Format,
+    },
+    /// Print the JSON Schema of rollout documents, for editors.
+    Schema,
+    /// List versions that were recalled. They are not offered again unless they are asked for by name.
+    Recalled,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct StartArgs {
-    /// The model; its newest version unless one is named.
-    #[arg(long, short, value_name = "MODEL[:VERSION]")]
-    model: ModelSpec,
+pub(super) struct Id {
+    /// The rollout.
+    #[arg(value_name = "ID")]
+    id: RolloutId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Why {
     #[command(flatten)]
-    audience: AudienceArgs,
-    /// The slot on the devices; the last part of the model's name unless given.
-    #[arg(long, short)]
-    slot: Option<SlotName>,
-    /// So many devices have to be healthy before the others are offered it.
-    #[arg(long, value_name = "DEVICES", default_value_t = 0, hide_default_value = true)]
-    canary: u32,
-    /// The most devices that update at once; 50 unless given.
-    #[arg(long, value_name = "DEVICES")]
-    max_in_flight: Option<u32>,
-    /// The most failures before no further device is offered it.
-    #[arg(long, value_name = "DEVICES", default_value_t = 0)]
-    max_failures: u32,
-    /// How long after activation a crash leads back to the version before; 60 unless given.
-    #[arg(long, value_name = "SECONDS")]
-    trial_seconds: Option<u32>,
-    /// Follow it until it ends; fails unless it completes.
-    #[arg(long, short)]
-    wait: bool,
+    id: Id,
+    /// Why, for the audit log.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
 }
 
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-struct AudienceArgs {
-    /// The members of a group, later ones too.
-    #[arg(long, short)]
-    group: Option<GroupName>,
-    /// One device. Repeats.
-    #[arg(long, short)]
-    device: Vec<DeviceId>,
-    /// Every device, later ones too.
+pub(super) struct Recall {
+    #[command(flatten)]
+    why: Why,
+    /// Wait neither for maintenance windows nor for vetoes.
     #[arg(long)]
-    all: bool,
+    now: bool,
 }
 
-impl From<AudienceArgs> for Audience {
-    fn from(args: AudienceArgs) -> Self {
-        match args.group {
-            Some(group) => Audience::Group { group },
-            None if args.all => Audience::All,
-            None => Audience::Devices { devices: args.device.into_iter().collect() },
-        }
+#[derive(Debug, Args)]
+pub(super) struct Approve {
+    #[command(flatten)]
+    id: Id,
+    /// The hash of the plan that you looked at.
+    #[arg(long, value_name = "HASH")]
+    plan: muster_proto::id::Digest,
+    /// Your Ed25519 private key (PKCS #8, PEM), where devices check approvals themselves.
+    #[arg(long, value_name = "FILE")]
+    key: Option<std::path::PathBuf>,
+}
+
+pub(super) fn run(command: Command, global: &Global) -> anyhow::Result<()> {
+    if let Command::Schema = command {
+        return document::print_schema();
     }
-}
-
-pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
+    let session = &global.session()?;
     let Session { client, out } = session;
+    let empty = serde_json::json!({});
+    let told = |id: Id, word: &str, body: &serde_json::Value| {
+        out.answer(&client.post(&format!("{}/{word}", path(id.id)), body)?, text::summary)
+    };
+    let why = |why: &Why, now: bool| serde_json::to_value(RolloutReason { reason: why.reason.clone(), now });
     match command {
-        Command::Start(args) => start(args, session),
-        Command::List => out.answer(&client.get("/v1/rollouts")?, rollouts),
-        Command::Status { id, watch: false } => out.answer(&client.get(&path(id))?, status),
-        Command::Status { id, watch: true } | Command::Watch { id } => watch::follow(id, session),
-        Command::Cancel { id } => out
-            .answer(&client.post(&format!("{}/cancel", path(id)), &serde_json::json!({}))?, |view: &RolloutView| {
-                summary(view)
-            }),
+        Command::Schema => Ok(()),
+        Command::Start(args) => start::start(args, session),
+        Command::Plan(args) => start::plan(args, session),
+        Command::List => out.answer(&client.get("/v1/rollouts")?, |all: &List<RolloutView>| text::rollouts(all)),
+        Command::Status { id, watch: false } => {
+            out.answer(&client.get(&path(id.id))?, |detail: &RolloutDetail| text::status(detail))
+        }
+        Command::Status { id, watch: true } | Command::Watch(id) => watch::follow(id.id, watch::Until::Ended, session),
+        Command::Explain { id, device } => {
+            let answer = client.get(&format!("{}/devices/{device}", path(id.id)))?;
+            out.answer(&answer, |explanation: &Explanation| text::explanation(explanation))
+        }
+        Command::Pause(args) => {
+            let body = why(&args, false)?;
+            told(args.id, "pause", &body)
+        }
+        Command::Skip(args) => {
+            let body = why(&args, false)?;
+            told(args.id, "skip", &body)
+        }
+        Command::Abort(Recall { why: args, now }) => {
+            let body = why(&args, now)?;
+            told(args.id, "abort", &body)
+        }
+        Command::Rollback(Recall { why: args, now }) => {
+            let body = why(&args, now)?;
+            told(args.id, "rollback", &body)
+        }
+        Command::Resume(id) => told(id, "resume", &empty),
+        Command::Release(id) => told(id, "release", &empty),
+        Command::Cancel(id) => told(id, "cancel", &empty),
+        Command::Retry { id, devices } => told(id, "retry", &serde_json::to_value(RolloutRetry { devices })?),
+        Command::Extend { id, group } => told(id, "extend", &serde_json::to_value(RolloutExtension { group })?),
+        Command::Approve(args) => approve(args, session),
+        Command::Export { id, format } => {
+            let answer = client.get(&format!("{}/document", path(id.id)))?;
+            document::export(&answer, format, *out)
+        }
+        Command::Recalled => out.answer(&client.get("/v1/recalled-versions")?, text::recalled),
     }
 }
 
-pub(super) fn path(id: RolloutId) -> String {
+fn path(id: RolloutId) -> String {
     format!("/v1/rollouts/{id}")
 }
 
-fn start(args: StartArgs, session: &Session) -> anyhow::Result<()> {
-    let request = RolloutRequest {
-        model: args.model.name,
-        version: args.model.version,
-        slot: args.slot,
-        audience: args.audience.into(),
-        canary: args.canary,
-        max_in_flight: args.max_in_flight,
-        max_failures: args.max_failures,
-        trial_seconds: args.trial_seconds,
-    };
-    let answer = session.client.post("/v1/rollouts", &request)?;
-    let view: RolloutView = answer.parse()?;
-    if args.wait {
-        session.out.note(&format!(
-            "Rollout {} brings {}:{} to {}.",
-            view.id,
-            view.model,
-            view.version,
-            audience(&view.audience)
-        ));
-        return watch::follow(view.id, session);
+fn approve(args: Approve, session: &Session) -> anyhow::Result<()> {
+    let Session { client, out } = session;
+    let id = args.id.id;
+    let mut approval = RolloutApproval { plan: args.plan, key: None, signature: None };
+    if let Some(file) = &args.key {
+        let view: RolloutDetail = client.get(&path(id))?.parse()?;
+        let info: crate::app::Info = client.get("/v1/info")?.parse()?;
+        let signed = document::sign(file, info.workspace, &view.rollout, args.plan)?;
+        (approval.key, approval.signature) = (Some(signed.0), Some(signed.1));
     }
-    session.out.answer(&answer, |view: &RolloutView| summary(view))?;
-    session.out.note(&format!("Follow it: muster rollout status {} --watch", view.id));
-    Ok(())
-}
-
-pub(super) fn rollouts(all: &List<RolloutView>) -> String {
-    let row = |r: &RolloutView| {
-        [
-            r.id.to_string(),
-            format!("{}:{}", r.model, r.version),
-            audience(&r.audience),
-            format!("{:?}", r.status).to_lowercase(),
-            format!("{}/{}", count(r, DevicePhase::Healthy), r.total),
-            count(r, DevicePhase::Failed).to_string(),
-            when(r.created_at),
-        ]
-    };
-    table(["ID", "MODEL", "FOR", "STATUS", "HEALTHY", "FAILED", "STARTED"], all.items.iter().map(row))
-}
-
-fn count(rollout: &RolloutView, phase: DevicePhase) -> u32 {
-    rollout.counts.get(&phase).copied().unwrap_or(0)
-}
-
-/// `1 device`, `2 devices`.
-fn number(count: u32, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
-fn audience(audience: &Audience) -> String {
-    match audience {
-        Audience::All => "all".to_owned(),
-        Audience::Group { group } => format!("group {group}"),
-        Audience::Devices { devices } if devices.len() == 1 => list(devices),
-        Audience::Devices { devices } => format!("{} devices", devices.len()),
-    }
-}
-
-/// `3 healthy, 1 failed`.
-pub(super) fn counts(rollout: &RolloutView) -> String {
-    let some = rollout.counts.iter().filter(|(_, count)| **count > 0);
-    some.map(|(phase, count)| format!("{count} {}", name(*phase))).collect::<Vec<_>>().join(", ")
-}
-
-pub(super) fn name(phase: DevicePhase) -> String {
-    format!("{phase:?}").to_lowercase()
-}
-
-fn summary(r: &RolloutView) -> String {
-    let status = format!("{:?}", r.status).to_lowercase();
-    let ended = if r.ended_at == 0 { String::new() } else { when(r.ended_at) };
-    facts([
-        ("rollout", r.id.to_string()),
-        ("model", format!("{}:{} in slot {}", r.model, r.version, r.slot)),
-        ("for", format!("{} ({} now)", audience(&r.audience), number(r.total, "device"))),
-        ("status", if r.reason.is_empty() { status } else { format!("{status}: {}", r.reason) }),
-        ("devices", counts(r)),
-        ("limits", format!("canary {}, {} at once, {} may fail", r.canary, r.max_in_flight, r.max_failures)),
-        ("started", format!("{} by {}", when(r.created_at), r.created_by)),
-        ("ended", ended),
-    ])
-}
-
-pub(super) fn status(detail: &RolloutDetail) -> String {
-    let device = |d: &RolloutDevice| {
-        let code = d.code.map(|code| format!(" [{code}]")).unwrap_or_default();
-        let offline = if d.online { "" } else { "offline" };
-        let note = [offline.to_owned(), format!("{}{code}", d.detail)];
-        let note = note.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
-        [d.device.to_string(), name(d.phase), when(d.since), size(d.transfer.fetched), size(d.transfer.saved), note]
-    };
-    let rows = table(["DEVICE", "PHASE", "SINCE", "FETCHED", "SAVED", "NOTE"], detail.devices.iter().map(device));
-    format!("{}\n\n{rows}", summary(&detail.rollout))
+    let answer = client.post(&format!("{}/approve", path(id)), &approval)?;
+    out.answer(&answer, text::summary)
 }

@@ -1,5 +1,7 @@
 //! A device as the dispatcher knows it: who it is, what it shall run, what it last said.
 
+mod proven;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::code::Code;
@@ -9,6 +11,8 @@ use muster_proto::report::{AgentInfo, DeviceReport, Phase, SlotReport};
 use serde::{Deserialize, Serialize};
 
 use super::rollout::RolloutId;
+use super::rollout::evidence::Usual;
+pub use proven::Proven;
 
 /// How long a signed desired state binds a device that has trusted time and has not yet seen it; a connected
 /// device is sent a fresh one on each hello.
@@ -41,6 +45,12 @@ pub struct Device {
     pub floor: Generation,
     /// Everything that it shall run.
     pub slots: BTreeMap<SlotName, Assignment>,
+    /// What each slot proved to run well.
+    #[serde(default)]
+    pub proven: BTreeMap<SlotName, Proven>,
+    /// What is usual for what each slot proved to run, the newest first.
+    #[serde(default)]
+    pub usual: BTreeMap<SlotName, Vec<(Digest, Usual)>>,
     /// Its newest report.
     pub report: Option<DeviceReport>,
     /// Incarnations before that of `report`.
@@ -68,6 +78,25 @@ pub struct Assignment {
     pub trial_seconds: u32,
     /// The rollout that asked for it.
     pub rollout: RolloutId,
+    /// What binds the switch to it.
+    #[serde(default)]
+    pub terms: Terms,
+    /// How often the rollout had offered it to the device before.
+    #[serde(default)]
+    pub attempt: u32,
+    /// The first generation that says so: reports on earlier ones say nothing on it.
+    #[serde(default)]
+    pub since: Generation,
+}
+
+impl Assignment {
+    /// How desired states and reports name the offer: a device does not try again what it failed under the same name.
+    pub fn reference(&self) -> String {
+        match self.attempt {
+            0 => self.rollout.to_string(),
+            again => format!("{}.{}", self.rollout, again + 1),
+        }
+    }
 }
 
 /// A group: the devices that list it, and those that its selector matches.
@@ -118,6 +147,8 @@ impl Device {
             accepted: Generation(0),
             floor: Generation(0),
             slots: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            usual: BTreeMap::new(),
             report: None,
             past_incarnations: Vec::new(),
             last_seen: 0,
@@ -137,8 +168,8 @@ impl Device {
             digest: assignment.digest,
             length: assignment.length,
             trial_seconds: assignment.trial_seconds,
-            rollout: assignment.rollout.to_string(),
-            terms: Terms::default(),
+            rollout: assignment.reference(),
+            terms: assignment.terms.clone(),
         });
         Some(Desired {
             workspace: workspace.clone(),
@@ -154,10 +185,15 @@ impl Device {
     /// Whether every slot runs what is desired, healthy, by the newest report.
     pub fn converged(&self) -> bool {
         let Some(report) = &self.report else { return self.slots.is_empty() };
-        let healthy = |slot: &SlotName, want: &Assignment| {
-            report.slots.iter().any(|s| s.slot == *slot && super::rollout::proves(s, want.digest))
-        };
+        let healthy =
+            |slot: &SlotName, want: &Assignment| report.slots.iter().any(|s| s.slot == *slot && proves(s, want.digest));
         report.generation >= self.generation && self.slots.iter().all(|(slot, want)| healthy(slot, want))
+    }
+
+    /// Whether the newest report says that the device failed what it shall run in `slot`.
+    pub(super) fn has_failed(&self, slot: &SlotName, want: &Assignment) -> bool {
+        let says = |s: &SlotReport| s.slot == *slot && s.rollout == want.reference() && s.phase == Phase::Failed;
+        self.report.as_ref().is_some_and(|report| report.slots.iter().any(says))
     }
 
     /// Puts `assignment` into `slot` and raises the generation; false where the device has no room for one more slot.
@@ -165,9 +201,15 @@ impl Device {
         if !self.slots.contains_key(&slot) && self.slots.len() >= MAX_SLOTS {
             return false;
         }
-        self.slots.insert(slot, assignment);
         self.raise_generation();
+        self.slots.insert(slot, Assignment { since: self.generation, ..assignment });
         true
+    }
+
+    /// Empties `slot` and raises the generation.
+    pub(super) fn unassign(&mut self, slot: &SlotName) {
+        self.slots.remove(slot);
+        self.raise_generation();
     }
 
     /// Above everything that was sent or that the device has accepted, even from a dispatcher since restored from a
@@ -193,7 +235,7 @@ impl Device {
         let same = |(slot, want): (&SlotName, &Assignment)| {
             let runs = |s: &SlotReport| {
                 let desired = s.desired.as_ref().is_some_and(|d| d.digest == want.digest && d.target == want.target);
-                s.slot == *slot && s.phase != Phase::Removed && desired && s.rollout == want.rollout.to_string()
+                s.slot == *slot && s.phase != Phase::Removed && desired && s.rollout == want.reference()
             };
             report.slots.iter().any(runs)
         };
@@ -236,4 +278,11 @@ impl Device {
         self.agent = report.agent.clone();
         self.report = Some(report);
     }
+}
+
+/// Invariant 12: healthy, with the wanted digest answering and no golden sample failed.
+pub(super) fn proves(slot: &SlotReport, want: Digest) -> bool {
+    slot.phase == Phase::Healthy
+        && slot.active.as_ref().is_some_and(|active| active.digest == want)
+        && slot.probe.as_ref().is_none_or(|probe| probe.passed == probe.samples)
 }

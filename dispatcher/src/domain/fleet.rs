@@ -1,22 +1,28 @@
 //! The state of a whole workspace, and the one function through which it changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod audience;
+mod claims;
+mod devices;
+mod reports;
+mod rollouts;
+mod telemetry;
+mod terms;
 
-use muster_proto::code::Code;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
 use muster_proto::desired::Desired;
-use muster_proto::id::{DeviceId, Digest, Generation, GroupName, Workspace};
-use muster_proto::report::DeviceReport;
+use muster_proto::id::{DeviceId, Digest, Generation, GroupName, SlotName, Workspace};
+use muster_proto::report::{DeviceReport, TelemetryWindow};
+use serde::{Deserialize, Serialize};
 
-use super::device::{Device, Freshness, Group};
-use super::notice::{DeviceChange, WatchEvent};
-use super::rollout::{Audience, Rollout, RolloutId, RolloutStatus};
+use super::device::{Assignment, Device, Group};
+use super::notice::WatchEvent;
+use super::rollout::{self, Decision, DevicePhase, Rollout, RolloutId, Word};
 
-/// How far apart two notes of a device's life are that are worth keeping, in seconds.
-const SEEN_STEP_SECONDS: u64 = 15;
-
-/// A connected device that has not accepted its desired state is sent it again this often, in seconds: the broker may
-/// have lost it, and a device whose connection holds does not say hello.
-pub(super) const RESEND_SECONDS: u64 = 300;
+#[cfg(test)]
+pub(super) use devices::RESEND_SECONDS;
+#[cfg(test)]
+pub(super) use rollouts::MAX_ENDED;
 
 /// Every device, group and rollout of a workspace.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +39,21 @@ pub struct Fleet {
     pub groups: BTreeMap<GroupName, Group>,
     /// Rollouts by number, oldest first.
     pub rollouts: BTreeMap<RolloutId, Rollout>,
+    /// Versions that were recalled, by the digest of their manifests: not offered again unless asked for by name.
+    pub denied: BTreeMap<Digest, Denied>,
+}
+
+/// Why a version is not offered any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// The target's path.
+    pub target: String,
+    /// The rollout that was recalled.
+    pub rollout: RolloutId,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: u64,
 }
 
 /// What happened.
@@ -68,10 +89,19 @@ pub enum Event {
     Seen(DeviceId),
     /// A device's verified report arrived.
     ReportArrived(Box<DeviceReport>),
-    /// An operator started a rollout; `devices` is filled in by the step.
+    /// A window of a device's telemetry, counted once.
+    Measured {
+        /// The device.
+        device: DeviceId,
+        /// The window.
+        window: Box<TelemetryWindow>,
+    },
+    /// An operator started a rollout; its parts are filled in by the step.
     RolloutStarted(Box<Rollout>),
-    /// An operator ended a rollout.
-    RolloutCancelled(RolloutId),
+    /// An operator decided something on a rollout.
+    RolloutTold(RolloutId, Word),
+    /// An operator let a rollout be for another group as well.
+    RolloutExtended(RolloutId, GroupName),
     /// A version was deleted from the registry: nobody joins its rollouts any more.
     VersionDeleted(Digest),
     /// The broker may have lost what it retained.
@@ -120,6 +150,15 @@ pub enum Effect {
         /// The messages' ids.
         ids: Vec<u64>,
     },
+    /// Store, or delete, that a version is not to be offered.
+    SaveDenied(Digest),
+    /// Add a decision of a rollout to the audit log.
+    Record {
+        /// The rollout.
+        rollout: RolloutId,
+        /// What was decided.
+        decision: Decision,
+    },
     /// Tell watchers.
     Notify(WatchEvent),
 }
@@ -134,26 +173,13 @@ impl Fleet {
             devices: BTreeMap::new(),
             groups: BTreeMap::new(),
             rollouts: BTreeMap::new(),
+            denied: BTreeMap::new(),
         }
     }
 
     /// The groups that `device` is in, listed or selected.
     pub fn groups_of(&self, device: &Device) -> BTreeSet<GroupName> {
         self.groups.values().filter(|group| group.contains(device)).map(|group| group.name.clone()).collect()
-    }
-
-    /// Whether `audience` has `device`.
-    pub fn invites(&self, audience: &Audience, device: &Device) -> bool {
-        match audience {
-            Audience::All => true,
-            Audience::Group { group } => self.groups.get(group).is_some_and(|g| g.contains(device)),
-            Audience::Devices { devices } => devices.contains(&device.id),
-        }
-    }
-
-    /// The devices of `audience` as of now.
-    pub fn members(&self, audience: &Audience) -> Vec<DeviceId> {
-        self.devices.values().filter(|device| self.invites(audience, device)).map(|device| device.id.clone()).collect()
     }
 
     /// The number of the next rollout.
@@ -164,21 +190,63 @@ impl Fleet {
         RolloutId(last.max(named) + 1)
     }
 
+    /// Prepares what is kept in memory only, after loading: everybody is as well as heard now.
+    pub fn wake(&mut self, now: u64) {
+        self.rollouts.values_mut().for_each(|rollout| rollout.rebuild(now));
+        let ids: Vec<RolloutId> = self.rollouts.keys().copied().collect();
+        for id in ids {
+            let Some(rollout) = self.rollouts.get(&id) else { continue };
+            let waiting = rollout.parts.iter().filter(|(_, part)| part.phase == DevicePhase::Waiting);
+            let waiting: Vec<DeviceId> = waiting.map(|(device, _)| device.clone()).collect();
+            let blockers = self.blockers(rollout, waiting.iter());
+            let Some(rollout) = self.rollouts.get_mut(&id) else { continue };
+            for (device, by) in waiting.iter().zip(blockers) {
+                rollout.set_blocked(device, by, now);
+            }
+        }
+    }
+
+    /// Takes over from `known` who is connected, after the records were read again.
+    pub fn keep_connections(&mut self, known: &Fleet, now: u64) {
+        for (id, device) in &mut self.devices {
+            let Some(known) = known.devices.get(id) else { continue };
+            device.online = known.online;
+            device.last_seen = device.last_seen.max(known.last_seen);
+            for rollout in self.rollouts.values_mut() {
+                rollout.set_online(id, known.online, now);
+            }
+        }
+    }
+
     /// What desires the version with manifest `digest`, for people: it may not be deleted.
     pub fn desires(&self, digest: Digest) -> Vec<String> {
-        let rollouts = self.rollouts.values().filter(|r| r.status == RolloutStatus::Running && r.digest == digest);
+        let rollouts = self.rollouts.values().filter(|r| !r.status.has_ended() && r.digest == digest);
         let devices = self.devices.values().flat_map(|device| {
-            let slots = device.slots.iter().filter(|(_, want)| want.digest == digest);
-            slots.map(|(slot, _)| format!("device {} (slot {slot})", device.id))
+            let place = |(slot, want): (&SlotName, &Assignment)| match want.digest == digest {
+                true => Some(format!("device {} (slot {slot})", device.id)),
+                false if self.leads_back(device, slot, want) == Some(digest) => {
+                    Some(format!("device {} (slot {slot}, if {} is rolled back)", device.id, want.rollout))
+                }
+                false => None,
+            };
+            device.slots.iter().filter_map(place)
         });
         rollouts.map(|r| format!("rollout {}", r.id)).chain(devices).collect()
+    }
+
+    /// Where a device would go back to from what it shall run, as long as that may still be rolled back.
+    fn leads_back(&self, device: &Device, slot: &SlotName, want: &Assignment) -> Option<Digest> {
+        let rollout = self.rollouts.get(&want.rollout).filter(|r| r.digest == want.digest)?;
+        let recalled = |digest: Digest| self.denied.contains_key(&digest);
+        Some(device.proven.get(slot)?.other_than(rollout.digest, recalled)?.digest)
     }
 }
 
 /// What follows from `event`. The same event twice leaves the same state (invariant 6).
 pub fn step(fleet: &mut Fleet, event: Event, now: u64) -> Vec<Effect> {
-    let mut turn = Turn { fleet, now, effects: Vec::new() };
+    let mut turn = Turn { fleet, now, effects: Vec::new(), queue: VecDeque::new() };
     turn.take(event);
+    turn.drain();
     turn.effects
 }
 
@@ -187,6 +255,8 @@ pub(super) struct Turn<'a> {
     pub fleet: &'a mut Fleet,
     pub now: u64,
     pub effects: Vec<Effect>,
+    /// What rollouts are still to be told.
+    pub queue: VecDeque<(RolloutId, rollout::Event)>,
 }
 
 impl Turn<'_> {
@@ -201,215 +271,27 @@ impl Turn<'_> {
             Event::Offline(device) => self.offline(&device),
             Event::Seen(device) => self.seen(&device),
             Event::ReportArrived(report) => self.report_arrived(*report),
-            Event::RolloutStarted(rollout) => {
-                if !self.fleet.rollouts.contains_key(&rollout.id) {
-                    self.start_rollout(*rollout);
-                }
-            }
-            Event::RolloutCancelled(id) => self.cancel_rollout(id, "cancelled by an operator"),
-            Event::VersionDeleted(digest) => self.cancel_where("the version was deleted", |r| r.digest == digest),
+            Event::Measured { device, window } => self.measured(&device, &window),
+            Event::RolloutStarted(rollout) => self.rollout_started(*rollout),
+            Event::RolloutTold(id, word) => self.queue.push_back((id, rollout::Event::Told(word))),
+            Event::RolloutExtended(id, group) => self.rollout_extended(id, &group),
+            Event::VersionDeleted(digest) => self.version_deleted(digest),
             Event::BrokerForgot => {
                 let all: Vec<DeviceId> = self.fleet.devices.keys().cloned().collect();
                 all.iter().for_each(|device| self.publish(device));
             }
             Event::Tick => {
-                self.advance_where(|_| true);
+                let ids: Vec<RolloutId> = self.fleet.rollouts.keys().copied().collect();
+                self.queue.extend(ids.into_iter().map(|id| (id, rollout::Event::Ticked)));
                 self.publish_again();
             }
         }
     }
 
-    fn enrolled(&mut self, device: Device) {
-        let id = device.id.clone();
-        match self.fleet.devices.get(&id) {
-            // A repeated request after a lost answer: the record stands.
-            Some(known) if known.public_key == device.public_key => return,
-            // A name that is taken stays with its key, until an operator removes it.
-            Some(_) => return,
-            None => {}
+    /// Tells rollouts what they are to be told, and does what they order, which may be news for others.
+    fn drain(&mut self) {
+        while let Some((id, event)) = self.queue.pop_front() {
+            self.tell_rollout(id, event);
         }
-        for group in &device.groups {
-            self.ensure_group(group);
-        }
-        let device = Device { floor: self.fleet.floor, ..device };
-        self.fleet.devices.insert(id.clone(), device);
-        self.effects.push(Effect::SaveDevice(id.clone()));
-        self.tell(&id, DeviceChange::Enrolled);
-        self.join_rollouts(&id);
-    }
-
-    fn removed(&mut self, device: &DeviceId) {
-        let Some(record) = self.fleet.devices.remove(device) else { return };
-        self.fleet.floor = self.fleet.floor.max(record.generation).max(record.accepted).max(record.floor);
-        self.effects.push(Effect::SaveFloor(self.fleet.floor));
-        self.effects.push(Effect::DeleteDevice(device.clone()));
-        self.effects.push(Effect::ClearDesired(device.clone()));
-        self.tell(device, DeviceChange::Removed);
-        let rollouts = self.fleet.rollouts.values_mut();
-        let touched: Vec<RolloutId> = rollouts.filter_map(|r| r.devices.remove(device).map(|_| r.id)).collect();
-        for id in touched {
-            self.advance_rollout(id);
-        }
-    }
-
-    fn groups_changed(&mut self, device: &DeviceId, labels: BTreeMap<String, String>, groups: BTreeSet<GroupName>) {
-        let Some(record) = self.fleet.devices.get_mut(device) else { return };
-        if record.labels == labels && record.groups == groups {
-            return;
-        }
-        record.labels = labels;
-        record.groups = groups.clone();
-        for group in &groups {
-            self.ensure_group(group);
-        }
-        self.effects.push(Effect::SaveDevice(device.clone()));
-        self.tell(device, DeviceChange::Changed);
-        self.join_rollouts(device);
-    }
-
-    fn group_set(&mut self, group: Group) {
-        if self.fleet.groups.get(&group.name) == Some(&group) {
-            return;
-        }
-        let audience = Audience::Group { group: group.name.clone() };
-        self.effects.push(Effect::SaveGroup(group.name.clone()));
-        self.fleet.groups.insert(group.name.clone(), group);
-        for device in self.fleet.members(&audience) {
-            self.join_rollouts(&device);
-        }
-    }
-
-    fn group_deleted(&mut self, group: &GroupName) {
-        if self.fleet.groups.remove(group).is_none() {
-            return;
-        }
-        for device in self.fleet.devices.values_mut() {
-            if device.groups.remove(group) {
-                self.effects.push(Effect::SaveDevice(device.id.clone()));
-            }
-        }
-        self.effects.push(Effect::DeleteGroup(group.clone()));
-        // A later group of this name is another one: its members shall not inherit.
-        let was_for = |r: &Rollout| matches!(&r.audience, Audience::Group { group: g } if g == group);
-        self.cancel_where("its group was deleted", was_for);
-    }
-
-    fn online(&mut self, device: &DeviceId, generation: Generation) {
-        let Some(record) = self.fleet.devices.get_mut(device) else { return };
-        let (was_online, known) = (record.online, record.accepted);
-        record.online = true;
-        record.last_seen = self.now;
-        let raised = record.accept(generation);
-        if raised || known != generation {
-            self.effects.push(Effect::SaveDevice(device.clone()));
-        }
-        // On each hello, because a broker may not have kept the retained one.
-        self.publish(device);
-        if !was_online {
-            self.tell(device, DeviceChange::Online);
-        }
-        self.advance_where(|r| r.devices.contains_key(device));
-    }
-
-    fn offline(&mut self, device: &DeviceId) {
-        if let Some(record) = self.fleet.devices.get_mut(device)
-            && record.online
-        {
-            record.online = false;
-            self.tell(device, DeviceChange::Offline);
-        }
-    }
-
-    fn seen(&mut self, device: &DeviceId) {
-        let Some(record) = self.fleet.devices.get_mut(device) else { return };
-        if record.online && self.now.saturating_sub(record.last_seen) < SEEN_STEP_SECONDS {
-            return;
-        }
-        record.last_seen = self.now;
-        if !std::mem::replace(&mut record.online, true) {
-            self.tell(device, DeviceChange::Online);
-            self.advance_where(|r| r.devices.contains_key(device));
-        }
-    }
-
-    fn report_arrived(&mut self, report: DeviceReport) {
-        if report.workspace != self.fleet.workspace {
-            return;
-        }
-        let Some(record) = self.fleet.devices.get_mut(&report.device) else { return };
-        let (device, id) = (report.device.clone(), report.id);
-        match record.freshness(&report) {
-            Freshness::Newer => {}
-            Freshness::Known | Freshness::PastIncarnation => {
-                self.effects.push(Effect::Ack { device, ids: vec![id] });
-                return;
-            }
-        }
-        let was_online = std::mem::replace(&mut record.online, true);
-        record.last_seen = self.now;
-        let raised = record.accept(report.generation) || record.outbid(&report);
-        let behind = report.generation < record.generation;
-        record.replace_report(report.clone());
-        self.effects.push(Effect::SaveDevice(device.clone()));
-        if raised {
-            self.publish(&device);
-        }
-        for slot in &report.slots {
-            self.observe_slot(&device, slot);
-        }
-        // A refused replay of an older desired state is as it should be; only the newest one matters.
-        if let Some(refused) = report.refused.filter(|refused| behind && refused.code != Code::Rollback) {
-            self.refuse_offers(&device, refused.code, &refused.detail);
-        }
-        self.effects.push(Effect::Ack { device: device.clone(), ids: vec![id] });
-        self.tell(&device, DeviceChange::Reported);
-        if !was_online {
-            self.tell(&device, DeviceChange::Online);
-            self.advance_where(|r| r.devices.contains_key(&device));
-        }
-    }
-
-    pub(super) fn publish(&mut self, device: &DeviceId) {
-        let (fleet, now) = (&mut *self.fleet, self.now);
-        let Some(record) = fleet.devices.get_mut(device) else { return };
-        let Some(desired) = record.desired(&fleet.workspace, now) else { return };
-        record.sent_at = now;
-        self.effects.push(Effect::PublishDesired { device: device.clone(), desired: Box::new(desired) });
-    }
-
-    /// Sends desired states again that seem to be lost.
-    fn publish_again(&mut self) {
-        let now = self.now;
-        let lost =
-            |d: &&Device| d.online && d.accepted < d.generation && now.saturating_sub(d.sent_at) >= RESEND_SECONDS;
-        let behind: Vec<DeviceId> = self.fleet.devices.values().filter(lost).map(|d| d.id.clone()).collect();
-        behind.iter().for_each(|device| self.publish(device));
-    }
-
-    fn ensure_group(&mut self, name: &GroupName) {
-        if !self.fleet.groups.contains_key(name) {
-            self.fleet.groups.insert(name.clone(), Group { name: name.clone(), selector: BTreeMap::new() });
-            self.effects.push(Effect::SaveGroup(name.clone()));
-        }
-    }
-
-    fn advance_where(&mut self, which: impl Fn(&Rollout) -> bool) {
-        for id in self.rollouts_where(which) {
-            self.advance_rollout(id);
-        }
-    }
-
-    fn cancel_where(&mut self, reason: &str, which: impl Fn(&Rollout) -> bool) {
-        for id in self.rollouts_where(which) {
-            self.cancel_rollout(id, reason);
-        }
-    }
-
-    fn rollouts_where(&self, which: impl Fn(&Rollout) -> bool) -> Vec<RolloutId> {
-        self.fleet.rollouts.values().filter(|r| which(r)).map(|r| r.id).collect()
-    }
-
-    fn tell(&mut self, device: &DeviceId, change: DeviceChange) {
-        self.effects.push(Effect::Notify(WatchEvent::Device { device: device.clone(), change }));
     }
 }

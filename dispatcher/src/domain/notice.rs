@@ -5,7 +5,7 @@ use muster_proto::id::{DeviceId, ModelName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::rollout::{DevicePhase, RolloutId, RolloutStatus};
+use super::rollout::{Decision, DevicePhase, RolloutId, RolloutStatus};
 
 /// Something that a watcher wants to know at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -44,6 +44,14 @@ pub enum WatchEvent {
         status: RolloutStatus,
         /// Why, where there is a reason.
         reason: String,
+    },
+    /// Something was decided in a rollout.
+    Decision {
+        /// The rollout.
+        #[schema(value_type = String)]
+        rollout: RolloutId,
+        /// What, and on what.
+        decision: Decision,
     },
     /// A registration came to its next step.
     Registration {

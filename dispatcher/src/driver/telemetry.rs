@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use muster_proto::desired::MAX_SLOTS;
 use muster_proto::id::{DeviceId, Digest, SlotName};
-use muster_proto::report::Telemetry;
+use muster_proto::report::{Telemetry, TelemetryWindow};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Outbox;
+use super::{Driver, Outbox};
+use crate::domain::Event;
 use crate::domain::telemetry::{DeviceTelemetry, Totals};
 use crate::storage::{self, Storage};
 
@@ -26,9 +27,9 @@ pub struct TelemetryQueue(mpsc::Sender<(DeviceId, Telemetry)>);
 
 impl TelemetryQueue {
     /// Starts the task.
-    pub fn start(storage: Storage, outbox: Outbox) -> (Self, JoinHandle<()>) {
+    pub fn start(storage: Storage, outbox: Outbox, driver: Driver) -> (Self, JoinHandle<()>) {
         let (windows, waiting) = mpsc::channel(MAX_WAITING);
-        (Self(windows), tokio::spawn(run(storage, outbox, waiting)))
+        (Self(windows), tokio::spawn(run(storage, outbox, driver, waiting)))
     }
 
     pub(super) fn push(&self, device: DeviceId, window: Telemetry) -> bool {
@@ -36,7 +37,7 @@ impl TelemetryQueue {
     }
 }
 
-async fn run(storage: Storage, outbox: Outbox, mut waiting: mpsc::Receiver<(DeviceId, Telemetry)>) {
+async fn run(storage: Storage, outbox: Outbox, driver: Driver, mut waiting: mpsc::Receiver<(DeviceId, Telemetry)>) {
     let mut batch = Vec::new();
     while waiting.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let mut by_device: BTreeMap<DeviceId, Vec<Telemetry>> = BTreeMap::new();
@@ -44,10 +45,14 @@ async fn run(storage: Storage, outbox: Outbox, mut waiting: mpsc::Receiver<(Devi
             by_device.entry(device).or_default().push(window);
         }
         match add(&storage, &by_device, crate::now()).await {
-            Ok(()) => {
+            Ok(counted) => {
                 for (device, windows) in by_device {
                     let ids: Vec<u64> = windows.iter().map(Telemetry::id).collect();
                     outbox.ack(&device, &ids);
+                }
+                // Gates do with what they get: a window that finds the queue full is one reading less.
+                for (device, window) in counted {
+                    driver.event(Event::Measured { device, window: Box::new(window) });
                 }
             }
             // Not acknowledged, so they come again.
@@ -57,12 +62,13 @@ async fn run(storage: Storage, outbox: Outbox, mut waiting: mpsc::Receiver<(Devi
     }
 }
 
+/// Adds windows to their totals and gives back those that had not been counted before.
 pub(super) async fn add(
     storage: &Storage,
     windows: &BTreeMap<DeviceId, Vec<Telemetry>>,
     now: u64,
-) -> Result<(), storage::Error> {
-    let mut changed = Vec::new();
+) -> Result<Vec<(DeviceId, TelemetryWindow)>, storage::Error> {
+    let (mut changed, mut counted) = (Vec::new(), Vec::new());
     for (device, windows) in windows {
         let mut known: DeviceTelemetry = storage.device_telemetry(device).await?.unwrap_or_default();
         let mut totals: BTreeMap<(SlotName, Digest), Totals> = BTreeMap::new();
@@ -73,6 +79,7 @@ pub(super) async fn add(
             }
             known.vitals = window.vitals;
             known.updated_at = now;
+            counted.push((device.clone(), window.clone()));
             for window in window.slots.iter().take(MAX_SLOTS).map(|s| &s.window) {
                 let key = (window.slot.clone(), window.digest);
                 if !totals.contains_key(&key) {
@@ -87,5 +94,6 @@ pub(super) async fn add(
         }
         changed.push((device.clone(), known, totals.into_values().collect()));
     }
-    storage.store_telemetry(&changed, now).await
+    storage.store_telemetry(&changed, now).await?;
+    Ok(counted)
 }

@@ -31,8 +31,9 @@ async fn world() -> World {
     let fleet = storage.load_fleet("default".parse().expect("valid"), 1).await.expect("loads");
     let (sender, watch) = broadcast::channel(64);
     let counters = Counters::default();
+    let fence = storage.take_fence().await.expect("takes it");
     let parts =
-        Parts { storage: storage.clone(), outbox: Outbox::default(), watch: sender, counters: counters.clone() };
+        Parts { storage: storage.clone(), fence, outbox: Outbox::default(), watch: sender, counters: counters.clone() };
     let (driver, _) = Driver::start(fleet, parts);
     World { dir, storage, driver, watch, counters }
 }
@@ -178,7 +179,7 @@ async fn invariant_14_only_enrolled_devices_may_fetch() {
         metadata: Arc::new(|_| None),
         counters: world.counters.clone(),
     });
-    let (telemetry, _) = TelemetryQueue::start(world.storage.clone(), Outbox::default());
+    let (telemetry, _) = TelemetryQueue::start(world.storage.clone(), Outbox::default(), world.driver.clone());
     let workspace = "default".parse().expect("valid");
     let mut inbox = Inbox::new(workspace, world.driver.clone(), transfer, telemetry, world.counters.clone());
     // What is taken up is counted too, because no chunk is so small.

@@ -18,10 +18,12 @@ use super::Stopping;
 use super::auth::Viewer;
 use super::extract::At;
 use super::problem::Result;
-use crate::app::{App, RolloutDetail, RolloutId, RolloutStatus, WatchEvent};
+use crate::app::{App, RolloutDetail, RolloutId, WatchEvent};
 
 /// How often a silent stream says that it lives, so that no proxy cuts it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// After so long without an event the rollout's numbers are told, if something happened since.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(everything)).routes(routes!(rollout))
@@ -29,8 +31,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// Watch everything
 ///
-/// Server-sent events named `device`, `rollout`, `rollout_device` and `registration`, and `lagged` where this watcher
-/// was too slow and lost some.
+/// Server-sent events named `device`, `rollout`, `rollout_device`, `decision` and `registration`, and `lagged` where this
+/// watcher was too slow and lost some.
 #[utoipa::path(get, path = "/v1/events", operation_id = "watch", tag = "info",
     responses((status = 200, description = "A stream that does not end.", body = WatchEvent, content_type = "text/event-stream")),
     security(("bearer" = ["viewer"])))]
@@ -48,8 +50,9 @@ async fn everything(_: Viewer, State(app): State<App>, stopping: Option<Extensio
 
 /// Watch a rollout
 ///
-/// Server-sent events. The first, `snapshot`, is the rollout as it stands; then each `rollout_device` and `rollout` of
-/// it; a last `snapshot` once it has ended, and the stream ends as well. A watcher that was too slow gets a `snapshot`
+/// Server-sent events. The first, `snapshot`, is the rollout as it stands; then each `rollout_device`, `decision` and
+/// `rollout` of it, and once a second while something happens a `progress` without the devices; a last `snapshot` once
+/// it has ended, and the stream ends as well. A watcher that was too slow gets a `snapshot`
 /// in place of what it lost.
 #[utoipa::path(get, path = "/v1/rollouts/{id}/events", operation_id = "watchRollout", tag = "rollouts",
     params(("id" = String, Path, description = "The rollout.", example = "r12")),
@@ -64,7 +67,8 @@ async fn rollout(
     // Subscribed before the snapshot is taken: what happens in between is told twice rather than lost.
     let receiver = app.events();
     let first = app.show_rollout(id).await?;
-    let watch = Watch { app, id, receiver, queue: VecDeque::new(), ended: ended(first.rollout.status) };
+    let watch =
+        Watch { app, id, receiver, queue: VecDeque::new(), ended: first.rollout.status.has_ended(), changed: false };
     let events = stream::unfold(watch.queued(event("snapshot", &first)), Watch::next);
     Ok(answer(events, stopping))
 }
@@ -76,6 +80,8 @@ struct Watch {
     receiver: Receiver<WatchEvent>,
     queue: VecDeque<Event>,
     ended: bool,
+    /// Something happened since the last progress was told.
+    changed: bool,
 }
 
 impl Watch {
@@ -92,22 +98,25 @@ impl Watch {
             if self.ended {
                 return None;
             }
-            match self.receiver.recv().await {
-                Ok(happened) => self.take(&happened).await,
-                Err(RecvError::Lagged(_)) => self.snapshot().await,
-                Err(RecvError::Closed) => return None,
+            match tokio::time::timeout(PROGRESS, self.receiver.recv()).await {
+                Ok(Ok(happened)) => self.take(&happened).await,
+                Ok(Err(RecvError::Lagged(_))) => self.snapshot().await,
+                Ok(Err(RecvError::Closed)) => return None,
+                Err(_quiet) => self.progress().await,
             }
         }
     }
 
     async fn take(&mut self, happened: &WatchEvent) {
         match happened {
-            WatchEvent::RolloutDevice { rollout, .. } if *rollout == self.id => {
+            WatchEvent::RolloutDevice { rollout, .. } | WatchEvent::Decision { rollout, .. } if *rollout == self.id => {
+                self.changed = true;
                 self.queue.push_back(event(name(happened), happened));
             }
             WatchEvent::Rollout { rollout, status, .. } if *rollout == self.id => {
                 self.queue.push_back(event(name(happened), happened));
-                if ended(*status) {
+                self.changed = true;
+                if status.has_ended() {
                     self.snapshot().await;
                 }
             }
@@ -115,11 +124,19 @@ impl Watch {
         }
     }
 
+    async fn progress(&mut self) {
+        if std::mem::take(&mut self.changed)
+            && let Ok(view) = self.app.view_rollout(self.id).await
+        {
+            self.queue.push_back(event("progress", &view));
+        }
+    }
+
     /// A rollout that can no longer be read has ended.
     async fn snapshot(&mut self) {
         match self.app.show_rollout(self.id).await {
             Ok(detail) => {
-                self.ended = ended(detail.rollout.status);
+                self.ended = detail.rollout.status.has_ended();
                 self.queue.push_back(event("snapshot", &detail));
             }
             Err(error) => {
@@ -145,15 +162,12 @@ fn answer(
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }
 
-fn ended(status: RolloutStatus) -> bool {
-    status != RolloutStatus::Running
-}
-
 fn name(happened: &WatchEvent) -> &'static str {
     match happened {
         WatchEvent::Device { .. } => "device",
         WatchEvent::RolloutDevice { .. } => "rollout_device",
         WatchEvent::Rollout { .. } => "rollout",
+        WatchEvent::Decision { .. } => "decision",
         WatchEvent::Registration { .. } => "registration",
     }
 }

@@ -14,10 +14,13 @@ use crate::app::{App, Info, RolloutStatus};
 
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Each status with its word.
-const STATUSES: [(RolloutStatus, &str); 4] = [
+const STATUSES: [(RolloutStatus, &str); 7] = [
+    (RolloutStatus::Pending, "pending"),
     (RolloutStatus::Running, "running"),
+    (RolloutStatus::Paused, "paused"),
     (RolloutStatus::Completed, "completed"),
-    (RolloutStatus::Halted, "halted"),
+    (RolloutStatus::Recalling, "recalling"),
+    (RolloutStatus::Recalled, "recalled"),
     (RolloutStatus::Cancelled, "cancelled"),
 ];
 
@@ -115,11 +118,11 @@ muster_dispatcher_link_up 1
 # HELP muster_dispatcher_rollouts Rollouts by status.
 # TYPE muster_dispatcher_rollouts gauge
 muster_dispatcher_rollouts{status=\"running\"} 1
-muster_dispatcher_rollouts{status=\"halted\"} 0
+muster_dispatcher_rollouts{status=\"paused\"} 0
 # HELP muster_dispatcher_inbox_full_total Refused or dropped since the start: inbox full.
 # TYPE muster_dispatcher_inbox_full_total counter
 muster_dispatcher_inbox_full_total 7
 ";
-        assert_eq!(render(&info, &[("running", 1), ("halted", 0)]), want);
+        assert_eq!(render(&info, &[("running", 1), ("paused", 0)]), want);
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use muster_proto::id::{DeviceId, Generation, GroupName, Workspace};
+use muster_proto::id::{DeviceId, Digest, Generation, GroupName, Workspace};
 use sqlx::SqliteConnection;
 
 use super::{Error, Storage, encode, signed};
-use crate::domain::{Device, Effect, Fleet, Group, Progress, Rollout, RolloutId};
+use crate::domain::rollout::Decision;
+use crate::domain::{Denied, Device, Effect, Fleet, Group, Part, Rollout, RolloutId};
 
 /// One record that is to be stored or deleted.
 #[derive(Debug, Clone)]
@@ -26,8 +27,17 @@ pub enum Change {
     /// No rollout of this number, nor any part in it.
     NoRollout(RolloutId),
     /// A device's part in a rollout.
-    Progress(RolloutId, DeviceId, Box<Progress>),
+    Part(RolloutId, DeviceId, Box<Part>),
+    /// A version that is not to be offered, or may be again.
+    Denied(Digest, Option<Box<Denied>>),
+    /// A line in the audit log.
+    Decision(RolloutId, Box<Decision>),
 }
+
+/// The right to change the fleet. Whoever takes it later makes all earlier ones void, so that a process that lost it
+/// without noticing cannot write over what its successor decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence(u64);
 
 impl Change {
     /// What `effects` ask to be made durable, as the fleet has it now, each record once and in an order that keeps
@@ -35,6 +45,7 @@ impl Change {
     pub fn of(fleet: &Fleet, effects: &[Effect]) -> Vec<Change> {
         let (mut floor, mut groups, mut devices) = (None, BTreeSet::new(), BTreeSet::new());
         let (mut rollouts, mut parts) = (BTreeSet::new(), BTreeSet::new());
+        let (mut denied, mut decisions) = (BTreeSet::new(), Vec::new());
         for effect in effects {
             match effect {
                 Effect::SaveFloor(generation) => floor = floor.max(Some(*generation)),
@@ -50,6 +61,12 @@ impl Change {
                 Effect::SaveProgress { rollout, device } => {
                     parts.insert((*rollout, device));
                 }
+                Effect::SaveDenied(digest) => {
+                    denied.insert(*digest);
+                }
+                Effect::Record { rollout, decision } => {
+                    decisions.push(Change::Decision(*rollout, Box::new(decision.clone())));
+                }
                 Effect::PublishDesired { .. } | Effect::ClearDesired(_) | Effect::Ack { .. } | Effect::Notify(_) => {}
             }
         }
@@ -62,13 +79,16 @@ impl Change {
             None => Change::NoDevice(id.clone()),
         };
         let rollout = |id: RolloutId| match fleet.rollouts.get(&id) {
-            Some(rollout) => Change::Rollout(Box::new(Rollout { devices: Default::default(), ..rollout.clone() })),
+            Some(rollout) => Change::Rollout(Box::new(rollout.without_parts())),
             None => Change::NoRollout(id),
         };
         let part = |(id, device): (RolloutId, &DeviceId)| {
-            let progress = fleet.rollouts.get(&id)?.devices.get(device)?;
-            Some(Change::Progress(id, device.clone(), Box::new(progress.clone())))
+            let part = fleet.rollouts.get(&id)?.parts.get(device)?;
+            Some(Change::Part(id, device.clone(), Box::new(part.clone())))
         };
+        let denied = denied
+            .into_iter()
+            .map(|digest| Change::Denied(digest, fleet.denied.get(&digest).map(|denied| Box::new(denied.clone()))));
         floor
             .map(Change::Floor)
             .into_iter()
@@ -76,17 +96,35 @@ impl Change {
             .chain(devices.into_iter().map(device))
             .chain(rollouts.into_iter().map(rollout))
             .chain(parts.into_iter().filter_map(part))
+            .chain(denied)
+            .chain(decisions)
             .collect()
     }
 }
 
 impl Storage {
-    /// Makes all of `changes` durable, or none.
-    pub async fn persist(&self, changes: &[Change]) -> Result<(), Error> {
+    /// Takes the right to change the fleet; earlier ones are void from now on.
+    pub async fn take_fence(&self) -> Result<Fence, Error> {
+        let sql = "INSERT INTO meta VALUES ('fence', '1')
+             ON CONFLICT DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) RETURNING value";
+        let token: String =
+            sqlx::query_scalar(sql).fetch_one(&self.write).await.map_err(self.failed("take the fence"))?;
+        Ok(Fence(token.parse().unwrap_or(0)))
+    }
+
+    /// Makes all of `changes` durable, or none; none if somebody else has taken the right to change the fleet.
+    pub async fn persist(&self, fence: Fence, changes: &[Change]) -> Result<(), Error> {
         if changes.is_empty() {
             return Ok(());
         }
         let mut transaction = self.write.begin().await.map_err(self.failed("begin"))?;
+        let held: Option<String> = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'fence'")
+            .fetch_optional(&mut *transaction)
+            .await
+            .map_err(self.failed("read the fence"))?;
+        if held.and_then(|held| held.parse().ok()) != Some(fence.0) {
+            return Err(Error::Fenced);
+        }
         for change in changes {
             apply(&mut transaction, change).await.map_err(self.failed("store the fleet"))?;
         }
@@ -125,17 +163,28 @@ impl Storage {
             let rollout: Rollout = self.decode(|| format!("rollout r{id}"), &record)?;
             fleet.rollouts.insert(rollout.id, rollout);
         }
-        let rows: Vec<(i64, String, String)> = sqlx::query_as("SELECT rollout, device, record FROM rollout_devices")
+        let rows: Vec<(i64, String, String)> = sqlx::query_as("SELECT rollout, device, record FROM parts")
             .fetch_all(&self.read)
             .await
             .map_err(self.failed("read rollouts"))?;
         for (rollout, device, record) in rows {
-            let progress: Progress = self.decode(|| format!("device {device} of rollout r{rollout}"), &record)?;
+            let part: Part = self.decode(|| format!("device {device} of rollout r{rollout}"), &record)?;
             let id = RolloutId(rollout as u64);
             if let (Some(rollout), Ok(device)) = (fleet.rollouts.get_mut(&id), device.parse()) {
-                rollout.devices.insert(device, progress);
+                rollout.parts.insert(device, part);
             }
         }
+        let rows: Vec<(String, String)> = sqlx::query_as("SELECT digest, record FROM denied")
+            .fetch_all(&self.read)
+            .await
+            .map_err(self.failed("read the deny list"))?;
+        for (digest, record) in rows {
+            let denied: Denied = self.decode(|| format!("denied version {digest}"), &record)?;
+            if let Ok(digest) = digest.parse() {
+                fleet.denied.insert(digest, denied);
+            }
+        }
+        fleet.wake(now);
         Ok(fleet)
     }
 }
@@ -164,12 +213,26 @@ async fn apply(connection: &mut SqliteConnection, change: &Change) -> Result<(),
                 .bind(encode(rollout))
         }
         Change::NoRollout(id) => sqlx::query("DELETE FROM rollouts WHERE id = ?").bind(signed(id.0)),
-        Change::Progress(rollout, device, progress) => sqlx::query(
-            "INSERT INTO rollout_devices VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
-        )
-        .bind(signed(rollout.0))
-        .bind(device.to_string())
-        .bind(encode(progress)),
+        Change::Part(rollout, device, part) => {
+            sqlx::query("INSERT INTO parts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET record = excluded.record")
+                .bind(signed(rollout.0))
+                .bind(device.to_string())
+                .bind(encode(part))
+        }
+        Change::Denied(digest, Some(denied)) => {
+            sqlx::query("INSERT INTO denied VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record")
+                .bind(digest.to_string())
+                .bind(encode(denied))
+        }
+        Change::Denied(digest, None) => sqlx::query("DELETE FROM denied WHERE digest = ?").bind(digest.to_string()),
+        Change::Decision(rollout, decision) => {
+            sqlx::query("INSERT INTO audit (at, actor, action, subject, detail) VALUES (?, ?, ?, ?, ?)")
+                .bind(signed(decision.at))
+                .bind("muster")
+                .bind("rollout.decide")
+                .bind(rollout.to_string())
+                .bind(decision.in_words())
+        }
     };
     query.execute(connection).await.map(|_| ())
 }

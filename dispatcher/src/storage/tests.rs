@@ -7,8 +7,10 @@ use muster_proto::report::AgentInfo;
 
 use super::*;
 use crate::domain::fleet::step;
+use crate::domain::rollout::Order;
+use crate::domain::rollout::plan::{Plan, Preset, Target};
 use crate::domain::telemetry::{DeviceTelemetry, Totals};
-use crate::domain::{Audience, Device, Effect, Event, Rollout, RolloutId, RolloutStatus};
+use crate::domain::{Device, Effect, Event, Rollout, RolloutId};
 
 async fn open(dir: &tempfile::TempDir) -> Storage {
     Storage::open(&dir.path().join("muster.db")).await.expect("opens")
@@ -19,32 +21,28 @@ fn device(name: &str) -> DeviceId {
 }
 
 fn rollout() -> Rollout {
-    Rollout {
-        id: RolloutId(1),
+    let mut plan = Plan { target: Target { all: true, ..Target::default() }, ..Plan::default() };
+    Preset::Standard.complete(&mut plan);
+    let order = Order {
         model: "digits".parse().expect("valid"),
         version: muster_proto::id::Version(1),
         target: "digits/1/manifest".into(),
         digest: muster_proto::id::Digest::of(b"1"),
         length: 9,
+        bytes: 100,
         slot: "digits".parse().expect("valid"),
-        audience: Audience::All,
-        canary: 0,
-        max_in_flight: 5,
-        max_failures: 0,
-        trial_seconds: 60,
-        status: RolloutStatus::Running,
-        reason: String::new(),
-        created_at: 1,
-        created_by: "test".into(),
-        ended_at: 0,
-        devices: BTreeMap::new(),
-    }
+        requires: Default::default(),
+        plan,
+        by: "test".into(),
+    };
+    Rollout::new(RolloutId(1), order, 1)
 }
 
 #[tokio::test]
 async fn a_fleet_comes_back_as_it_was_stored() {
     let dir = tempfile::tempdir().expect("a folder");
     let storage = open(&dir).await;
+    let fence = storage.take_fence().await.expect("takes it");
     let mut fleet = storage.load_fleet("default".parse().expect("valid"), 7).await.expect("loads");
     let enrolled = |name: &str| {
         let mut device = Device::enrolled(device(name), vec![4; 65], "t".into(), AgentInfo::default(), 1);
@@ -60,13 +58,16 @@ async fn a_fleet_comes_back_as_it_was_stored() {
     ];
     for event in events {
         let effects = step(&mut fleet, event, 7);
-        storage.persist(&Change::of(&fleet, &effects)).await.expect("stores");
+        storage.persist(fence, &Change::of(&fleet, &effects)).await.expect("stores");
     }
     storage.close().await;
 
     let mut again = open(&dir).await.load_fleet("default".parse().expect("valid"), 7).await.expect("loads");
-    let record = again.devices.get_mut(&device("a")).expect("is there");
-    (record.online, record.sent_at) = (true, 7);
+    again.keep_connections(&fleet, 7);
+    // What is kept in memory only is made anew.
+    again.wake(7);
+    fleet.wake(7);
+    again.devices.get_mut(&device("a")).expect("is there").sent_at = 7;
     assert_eq!(again, fleet);
     assert_eq!(again.devices[&device("a")].generation, Generation(1));
 }
@@ -173,14 +174,15 @@ async fn telemetry_is_summed_and_bounded_and_goes_with_its_device() {
     assert_eq!(storage.telemetry(None).await.expect("reads").len(), 0);
 
     let record = Device::enrolled(id.clone(), vec![], "t".into(), AgentInfo::default(), 1);
-    storage.persist(&[Change::Device(Box::new(record))]).await.expect("stores");
+    let fence = storage.take_fence().await.expect("takes it");
+    storage.persist(fence, &[Change::Device(Box::new(record))]).await.expect("stores");
     for n in 0..20 {
         storage.store_telemetry(&batch(n), 10 + n).await.expect("stores");
     }
     let kept = storage.telemetry(Some(&id)).await.expect("reads");
     assert_eq!(kept.len(), 8);
     assert!(kept.iter().all(|(_, _, at)| *at >= 22));
-    storage.persist(&[Change::NoDevice(id.clone())]).await.expect("deletes");
+    storage.persist(fence, &[Change::NoDevice(id.clone())]).await.expect("deletes");
     assert_eq!(storage.telemetry(None).await.expect("reads").len(), 0);
     assert_eq!(storage.device_telemetry(&id).await.expect("reads"), None);
 }
@@ -212,4 +214,20 @@ async fn a_full_disk_has_its_own_code_and_what_was_there_stays() {
     storage.add_audit(3, "ann", "model.register", "digits:3", &large).await.expect("writes again");
     let kept = storage.audit(None, 10).await.expect("reads");
     assert_eq!(kept.iter().map(|e| e.at).collect::<Vec<_>>(), [3, 1]);
+}
+
+/// Whoever took the right to change the fleet first and lost it without noticing changes nothing any more.
+#[tokio::test]
+async fn a_later_process_makes_an_earlier_one_void() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let storage = open(&dir).await;
+    let earlier = storage.take_fence().await.expect("takes it");
+    let later = storage.take_fence().await.expect("takes it over");
+    let change = [Change::Floor(Generation(9))];
+    assert!(matches!(storage.persist(earlier, &change).await, Err(Error::Fenced)));
+    let floor =
+        async |storage: &Storage| storage.load_fleet("default".parse().expect("valid"), 7).await.expect("loads").floor;
+    assert_eq!(floor(&storage).await, Generation(0));
+    storage.persist(later, &change).await.expect("stores");
+    assert_eq!(floor(&storage).await, Generation(9));
 }

@@ -17,11 +17,12 @@ use crate::fixture::{Dispatcher, request};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running rollout: its group is empty until a device comes.
+/// A rollout that waits for its time.
 async fn rollout(dispatcher: &Dispatcher) -> String {
     dispatcher.register("digits", 1).await;
     dispatcher.call("PUT", "/v1/groups/line", Some(json!({}))).await;
-    let request = json!({ "model": "digits", "audience": { "kind": "all" } });
+    let request =
+        json!({ "model": "digits", "target": { "groups": ["line"] }, "schedule": { "start": "2100-01-01T00:00:00Z" } });
     dispatcher.call("POST", "/v1/rollouts", Some(request)).await.json()["id"].as_str().unwrap().to_owned()
 }
 
@@ -48,7 +49,7 @@ async fn a_watched_rollout_is_told_to_its_end() {
     let mut text = String::from_utf8(first.to_vec()).unwrap();
     let status = parse(&text)[0].1["rollout"]["status"].clone();
 
-    if status == "running" {
+    if status == "pending" {
         assert_eq!(dispatcher.call("POST", &format!("/v1/rollouts/{id}/cancel"), None).await.status, 200);
     }
     let rest = async {
@@ -61,8 +62,8 @@ async fn a_watched_rollout_is_told_to_its_end() {
     assert_eq!(events[0].0, "snapshot");
     let (name, last) = events.last().unwrap();
     assert_eq!(name, "snapshot");
-    assert_ne!(last["rollout"]["status"], "running");
-    if status == "running" {
+    assert_ne!(last["rollout"]["status"], "pending");
+    if status == "pending" {
         assert!(events.iter().any(|(name, data)| name == "rollout" && data["status"] == "cancelled"), "{text}");
     }
     dispatcher.get("/v1/rollouts/r99/events").await.problem(404, "not_found");

@@ -48,7 +48,7 @@ async fn wrong_bodies_name_what_is_wrong() {
             "files[0].path: file path",
         ),
         ("/v1/enroll-tokens", "{\"uses\": -1}", "uses: invalid value"),
-        ("/v1/rollouts", "{\"model\": \"a\", \"audience\": {\"kind\": \"some\"}}", "audience"),
+        ("/v1/rollouts", "{\"model\": \"a\", \"target\": {\"al\": true}}", "unknown field `al`"),
     ];
     for (path, body, want) in table {
         let detail = send(path, json, body).await.problem(400, "bad_request");

@@ -96,14 +96,14 @@ async fn groups_tokens_and_rollouts_have_their_states() {
     assert!(token.json()["token"].as_str().unwrap().starts_with("muster1."));
 
     dispatcher.register("digits", 1).await;
-    let request = json!({ "model": "digits", "audience": { "kind": "group", "group": "ulm" } });
+    let request = json!({ "model": "digits", "target": { "groups": ["ulm"] } });
     let rollout = dispatcher.call("POST", "/v1/rollouts", Some(request.clone())).await;
     assert_eq!(rollout.status, 201, "{}", rollout.text());
     let id = rollout.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(dispatcher.get("/v1/rollouts").await.json()["items"][0]["id"], id);
     assert_eq!(dispatcher.get(&format!("/v1/rollouts/{id}")).await.json()["devices"], json!([]));
 
-    let unknown = json!({ "model": "digits", "version": 9, "audience": { "kind": "all" } });
+    let unknown = json!({ "model": "digits", "version": 9, "target": { "all": true } });
     dispatcher.call("POST", "/v1/rollouts", Some(unknown)).await.problem(404, "not_found");
     assert_eq!(dispatcher.get("/v1/devices").await.json(), json!({ "items": [] }));
     assert_eq!(dispatcher.get("/v1/telemetry").await.json(), json!({ "items": [] }));

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_dispatcher::domain::fleet::step;
+use muster_dispatcher::domain::rollout::Word;
 use muster_dispatcher::domain::{Device, Effect, Event, Fleet};
 use muster_proto::id::{DeviceId, Digest, SlotName};
 use muster_proto::report::{ModelRef, Phase, SlotReport};
@@ -58,7 +59,9 @@ impl Cloud {
     /// Lets the rules answer, stores what they want stored, and returns the rest. The same event once more has to leave
     /// the same state (invariant 6), which is tried where `twice` says so.
     pub fn step(&mut self, event: Event, now_s: u64, twice: bool) -> Result<Vec<Effect>, String> {
-        let again = twice.then(|| event.clone());
+        // To pass a stage is said of the one under way, which is then another.
+        let skips = matches!(event, Event::RolloutTold(_, Word::Skip(_)));
+        let again = (twice && !skips).then(|| event.clone());
         let effects = step(&mut self.fleet, event, now_s);
         if let Some(event) = again {
             let mut fleet = self.fleet.clone();
@@ -108,7 +111,7 @@ impl Cloud {
             Effect::DeleteDevice(id) => {
                 self.stored.devices.remove(id);
                 for rollout in self.stored.rollouts.values_mut() {
-                    rollout.devices.remove(id);
+                    rollout.parts.remove(id);
                 }
             }
             Effect::SaveFloor(floor) => self.stored.floor = *floor,
@@ -120,19 +123,27 @@ impl Cloud {
             Effect::DeleteGroup(name) => drop(self.stored.groups.remove(name)),
             Effect::SaveRollout(id) => {
                 let Some(rollout) = self.fleet.rollouts.get(id) else { return };
-                let devices = self.stored.rollouts.remove(id).map(|r| r.devices).unwrap_or_default();
-                let mut record = rollout.clone();
-                record.devices = devices;
+                let parts = self.stored.rollouts.remove(id).map(|r| r.parts).unwrap_or_default();
+                let mut record = rollout.without_parts();
+                record.parts = parts;
                 self.stored.rollouts.insert(*id, record);
             }
             Effect::SaveProgress { rollout, device } => {
-                let progress = self.fleet.rollouts.get(rollout).and_then(|r| r.devices.get(device));
-                if let (Some(progress), Some(record)) = (progress, self.stored.rollouts.get_mut(rollout)) {
-                    record.devices.insert(device.clone(), progress.clone());
+                let part = self.fleet.rollouts.get(rollout).and_then(|r| r.parts.get(device));
+                if let (Some(part), Some(record)) = (part, self.stored.rollouts.get_mut(rollout)) {
+                    record.parts.insert(device.clone(), part.clone());
                 }
             }
             Effect::DeleteRollout(id) => drop(self.stored.rollouts.remove(id)),
-            Effect::PublishDesired { .. } | Effect::ClearDesired(_) | Effect::Ack { .. } | Effect::Notify(_) => {}
+            Effect::SaveDenied(digest) => match self.fleet.denied.get(digest) {
+                Some(denied) => drop(self.stored.denied.insert(*digest, denied.clone())),
+                None => drop(self.stored.denied.remove(digest)),
+            },
+            Effect::PublishDesired { .. }
+            | Effect::ClearDesired(_)
+            | Effect::Ack { .. }
+            | Effect::Record { .. }
+            | Effect::Notify(_) => {}
         }
     }
 
@@ -160,5 +171,9 @@ impl Cloud {
         for device in self.fleet.devices.values_mut() {
             device.online = false;
         }
+        for part in self.fleet.rollouts.values_mut().flat_map(|rollout| rollout.parts.values_mut()) {
+            (part.online, part.blocked) = (false, None);
+        }
+        self.fleet.wake(now_s);
     }
 }

@@ -1,13 +1,17 @@
 //! What operators do: enrol devices, register versions, start and cancel rollouts, move devices among groups.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use muster_dispatcher::domain::{Audience, Device, Event, Rollout, RolloutId, RolloutStatus};
+use muster_dispatcher::domain::rollout::plan::{OnBreach, Plan, Target};
+use muster_dispatcher::domain::rollout::units::{Amount, Share};
+use muster_dispatcher::domain::rollout::{Order, Word};
+use muster_dispatcher::domain::{Device, Event, Rollout, RolloutId};
 use muster_proto::desired::{Desired, Window};
 use muster_proto::id::{Digest, GroupName, SlotName};
 
 use super::catalogue::{Catalogue, EPOCH_S, VERSIONS};
 use super::{Item, World};
+use crate::plans::at_once;
 
 /// Something that an operator does.
 #[derive(Debug, Clone)]
@@ -16,8 +20,8 @@ pub(super) enum Action {
     Register(usize),
     /// Starts a rollout of something that is registered.
     Start,
-    /// Cancels a rollout.
-    Cancel,
+    /// Says something to a rollout.
+    Tell(Word),
     /// Moves a device into the group or out of it.
     Move(usize),
     /// Takes a slot away from a device.
@@ -42,7 +46,7 @@ impl World {
             let action = match self.rng.below(14) {
                 0..=2 => Action::Register(self.rng.within(1, 4) as usize),
                 3..=9 => Action::Start,
-                10 => Action::Cancel,
+                10 => Action::Tell(self.any_word()),
                 11 | 12 => Action::Move(i),
                 _ => Action::Unassign(i),
             };
@@ -77,11 +81,11 @@ impl World {
         match action {
             Action::Register(count) => self.register(self.cloud.registered + count),
             Action::Start => self.start_any(),
-            Action::Cancel => {
+            Action::Tell(word) => {
                 let ids: Vec<RolloutId> = self.cloud.fleet.rollouts.keys().copied().collect();
                 if !ids.is_empty() {
                     let id = *self.rng.pick(&ids);
-                    self.tell_cloud(Event::RolloutCancelled(id));
+                    self.tell_cloud(Event::RolloutTold(id, word));
                 }
             }
             Action::Move(i) => {
@@ -124,53 +128,89 @@ impl World {
         let version = VERSIONS[self.rng.below(count as u64) as usize];
         let slot = if self.rng.chance(150) { "spare".to_owned() } else { version.0.to_owned() };
         let ids: Vec<_> = self.devices.iter().map(|d| d.id.clone()).collect();
-        let audience = match self.rng.below(6) {
-            0 => Audience::Group { group: group() },
-            1 => Audience::Devices { devices: ids.into_iter().filter(|_| self.rng.chance(300)).collect() },
-            _ => Audience::All,
+        let target = match self.rng.below(6) {
+            0 => Target { groups: [group()].into(), ..Target::default() },
+            1 => Target {
+                devices: ids.into_iter().filter(|_| self.rng.chance(300)).collect(),
+                snapshot: self.rng.chance(500),
+                ..Target::default()
+            },
+            _ => everyone(),
         };
-        let mut rollout = self.rollout(version, &slot, audience);
-        rollout.canary = self.rng.below(3) as u32;
-        rollout.max_in_flight = *self.rng.pick(&[2, 5, 100]);
-        rollout.max_failures = *self.rng.pick(&[0, 3, 100]);
+        let plan = self.any_plan(target);
+        let rollout = self.rollout(version, &slot, plan);
         self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
     }
 
-    /// A rollout of `version` to `slot` that does not hold anything back.
-    pub fn rollout(&self, version: (&str, u64), slot: &str, audience: Audience) -> Rollout {
+    /// Stages, limits and gates of all sorts; the gates are those that need no figures.
+    fn any_plan(&mut self, target: Target) -> Plan {
+        let mut plan = at_once(target, self.setup.trial_seconds);
+        for count in [1, 3] {
+            if self.rng.chance(400) {
+                let mut stage = plan.stages[0].clone();
+                stage.size = Amount::Count(count);
+                let last = plan.stages.len() - 1;
+                plan.stages.insert(last, stage);
+            }
+        }
+        for stage in &mut plan.stages {
+            stage.gates.failures = match self.rng.below(3) {
+                0 => Some(Amount::Count(0)),
+                1 => Some(Amount::Part(Share(0.5))),
+                _ => None,
+            };
+            stage.gates.on_breach = self.rng.chance(500).then_some(OnBreach::Abort);
+        }
+        plan.rate.in_flight = Some(*self.rng.pick(&[2, 5, 100]));
+        plan.priority = if self.rng.chance(200) { 1 } else { 0 };
+        plan.schedule.prestage = self.rng.chance(200);
+        plan.retry.attempts = if self.rng.chance(300) { 2 } else { 0 };
+        plan
+    }
+
+    fn any_word(&mut self) -> Word {
+        match self.rng.below(8) {
+            0 => Word::Pause("to look".into()),
+            1 => Word::Resume,
+            2 | 3 => Word::Recall { now: self.rng.chance(500), reason: "it is bad".into() },
+            4 => Word::Skip("enough".into()),
+            5 => Word::Retry(Vec::new()),
+            6 => Word::Release,
+            _ => Word::Cancel("no more".into()),
+        }
+    }
+
+    /// A rollout of `version` to `slot`.
+    pub fn rollout(&self, version: (&str, u64), slot: &str, plan: Plan) -> Rollout {
         let bundle = Catalogue::shared().get(version);
-        Rollout {
-            id: self.cloud.fleet.next_rollout(),
+        let order = Order {
             model: bundle.manifest.model.clone(),
             version: bundle.manifest.version,
             target: bundle.target.clone(),
             digest: bundle.digest,
             length: bundle.bytes.len() as u64,
+            bytes: bundle.manifest.files.iter().map(|file| file.blob.size).sum(),
             slot: slot.parse().expect("valid"),
-            audience,
-            canary: 0,
-            max_in_flight: 1000,
-            max_failures: 1000,
-            trial_seconds: self.setup.trial_seconds as u32,
-            status: RolloutStatus::Running,
-            reason: String::new(),
-            created_at: self.wall_s(),
-            created_by: "the world".into(),
-            ended_at: 0,
-            devices: BTreeMap::new(),
-        }
+            // What the device says of its own is what is looked at here.
+            requires: Default::default(),
+            plan,
+            by: "the world".into(),
+        };
+        Rollout::new(self.cloud.fleet.next_rollout(), order, self.wall_s())
     }
 
-    /// Rolls `version` out to the slot of its model on every device.
+    /// Rolls `version` out to the slot of its model on every device, at once.
     pub fn roll_out(&mut self, version: (&str, u64)) {
-        let rollout = self.rollout(version, version.0, Audience::All);
+        let plan = at_once(everyone(), self.setup.trial_seconds);
+        let rollout = self.rollout(version, version.0, plan);
         self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
     }
 
-    /// Rolls `version` out to `slot` on some devices.
+    /// Rolls `version` out to `slot` on some devices, at once.
     pub fn roll_out_to(&mut self, version: (&str, u64), slot: &str, devices: &[usize]) {
-        let devices: BTreeSet<_> = devices.iter().map(|i| self.devices[*i].id.clone()).collect();
-        let rollout = self.rollout(version, slot, Audience::Devices { devices });
+        let devices = devices.iter().map(|i| self.devices[*i].id.clone()).collect();
+        let plan = at_once(Target { devices, ..Target::default() }, self.setup.trial_seconds);
+        let rollout = self.rollout(version, slot, plan);
         self.tell_cloud(Event::RolloutStarted(Box::new(rollout)));
     }
 
@@ -184,7 +224,7 @@ impl World {
         for (number, slot) in (0..).zip(&mut desired.slots) {
             let draw = Digest::of(format!("{} {generation} {number}", desired.device).as_bytes()).0;
             let terms = &mut slot.terms;
-            terms.hold = held;
+            terms.hold |= held;
             match draw[0] % 5 {
                 0 => {
                     terms.windows =
@@ -225,4 +265,8 @@ impl World {
         let generation = self.cloud.fleet.devices[&id].accepted;
         self.tell_cloud(Event::Online { device: id, generation });
     }
+}
+
+fn everyone() -> Target {
+    Target { all: true, ..Target::default() }
 }

@@ -2,7 +2,7 @@
 //! waits in its outbox; and the dispatcher knows.
 
 use muster_agent::core::Now;
-use muster_dispatcher::domain::DevicePhase;
+use muster_dispatcher::domain::{DevicePhase, Rollout, RolloutStatus};
 use muster_proto::code::Code;
 use muster_proto::desired::SlotDesired;
 use muster_proto::id::Generation;
@@ -125,18 +125,30 @@ impl World {
         let end = match (slot.phase, code) {
             (Phase::Healthy, None) if answers == Some(&want.digest) => End::Healthy,
             (Phase::Failed, Some(code)) => End::Failed(code),
-            (Phase::Offered | Phase::Fetching, Some(code)) => End::Waits(code),
+            (Phase::Offered | Phase::Fetching | Phase::Staged, Some(code)) => End::Waits(code),
             (phase, code) => return Err(format!("slot {} is {phase:?} {code:?}, {answers:?} answers", want.slot)),
         };
         if !self.possible_ends(i, want).contains(&end) {
-            return Err(format!("slot {} with {} came to {end:?}", want.slot, want.target));
+            let rollout = want.rollout.parse().ok().and_then(|id| self.cloud.fleet.rollouts.get(&id));
+            let part = rollout.and_then(|rollout| rollout.parts.get(&self.devices[i].id));
+            let status = rollout.map(|rollout| (rollout.status, rollout.stage, rollout.in_flight(), rollout.released));
+            let what = format!("slot {} with {} came to {end:?}", want.slot, want.target);
+            return Err(format!("{what}; its rollout {status:?}, its part {part:?}"));
         }
         let parsed = want.rollout.parse().ok();
-        let progress = parsed.and_then(|id| self.cloud.fleet.rollouts.get(&id)?.devices.get(&self.devices[i].id));
+        let progress = parsed.and_then(|id| self.cloud.fleet.rollouts.get(&id)?.parts.get(&self.devices[i].id));
         let Some(progress) = progress else { return Ok(()) };
+        let id = want.rollout.parse().ok();
+        let goes_back = id.and_then(|id| self.cloud.fleet.rollouts.get(&id)).is_some_and(|r| r.digest != want.digest);
         let known = match &end {
+            // Gone back to what it had before, which is no news of the version.
+            End::Healthy if goes_back => {
+                matches!(progress.phase, DevicePhase::Recalled | DevicePhase::Failed | DevicePhase::Refused)
+            }
             End::Healthy => progress.phase == DevicePhase::Healthy,
-            End::Failed(code) => progress.phase == DevicePhase::Failed && progress.code == Some(*code),
+            End::Failed(code) => {
+                matches!(progress.phase, DevicePhase::Failed | DevicePhase::Refused) && progress.code == Some(*code)
+            }
             End::Waits(code) => progress.code == Some(*code),
         };
         if known {
@@ -163,6 +175,13 @@ impl World {
             Some(code) => vec![End::Failed(code)],
             None => vec![End::Healthy],
         };
+        // What was fetched beforehand waits for as long as its rollout does, or for a place that others do not free.
+        let rollout = want.rollout.parse().ok().and_then(|id| self.cloud.fleet.rollouts.get(&id));
+        let full = |rollout: &Rollout| rollout.plan.rate.in_flight.is_some_and(|most| rollout.in_flight() >= most);
+        let waits = |rollout: &Rollout| rollout.status == RolloutStatus::Paused || full(rollout);
+        if want.terms.hold && rollout.is_some_and(waits) {
+            ends.push(End::Waits(Code::Held));
+        }
         // Power cuts look like crashes; too many of them in one trial end it.
         let deaths = device.witness.deaths.get(&(want.slot.clone(), want.digest)).copied().unwrap_or(0);
         if deaths >= u32::from(device.traits.limits.max_unclean_ends) {

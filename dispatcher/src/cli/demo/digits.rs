@@ -12,8 +12,10 @@ use crate::app::SampleFile;
 
 const MODEL_1: &[u8] = include_bytes!("../../../../tests/models/digits/digits-1.onnx");
 const MODEL_2: &[u8] = include_bytes!("../../../../tests/models/digits/digits-2.onnx");
+const MODEL_3: &[u8] = include_bytes!("../../../../tests/models/digits/digits-3.onnx");
 const SAMPLE_1: &str = include_str!("../../../../tests/models/digits/sample-1.json");
 const SAMPLE_2: &str = include_str!("../../../../tests/models/digits/sample-2.json");
+const SAMPLE_3: &str = include_str!("../../../../tests/models/digits/sample-3.json");
 const TRANSFORMS: &str = include_str!("../../../../tests/models/digits/transforms.json");
 const IMAGES: &[u8] = include_bytes!("../../../../tests/models/digits/heldout-images.bin");
 const LABELS: &[u8] = include_bytes!("../../../../tests/models/digits/heldout-labels.bin");
@@ -37,7 +39,9 @@ impl Digits {
     pub fn embedded(folder: &Path) -> Result<Self> {
         let folder = folder.join(NAME);
         std::fs::create_dir_all(&folder)?;
-        for (name, bytes) in [("digits-1.onnx", MODEL_1), ("digits-2.onnx", MODEL_2), ("seven.png", SEVEN)] {
+        for (name, bytes) in
+            [("digits-1.onnx", MODEL_1), ("digits-2.onnx", MODEL_2), ("digits-3.onnx", MODEL_3), ("seven.png", SEVEN)]
+        {
             std::fs::write(folder.join(name), bytes)?;
         }
         let tensor = |pixels: &[u8]| {
@@ -58,12 +62,17 @@ impl Digits {
         match version.0 {
             1 => Ok(MODEL_1),
             2 => Ok(MODEL_2),
+            3 => Ok(MODEL_3),
             other => bail!("the demo has no digits {other}"),
         }
     }
 
     pub fn samples(version: Version) -> Result<SampleFile> {
-        let text = if version.0 == 1 { SAMPLE_1 } else { SAMPLE_2 };
+        let text = match version.0 {
+            1 => SAMPLE_1,
+            2 => SAMPLE_2,
+            _ => SAMPLE_3,
+        };
         serde_json::from_str(text).context("the embedded samples")
     }
 

@@ -18,15 +18,19 @@ use muster_proto::report::{Phase, SlotReport};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::bad::Stopped;
 use super::cable::Cable;
 use super::digits::{Digits, NAME};
+use super::plans;
 use super::{PATIENCE, Show};
-use crate::app::{Audience, EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutRequest};
+use crate::app::plan::Plan;
+use crate::app::{
+    App, DevicePhase, EnrollTokenRequest, Principal, Registration, RegistrationFile, RolloutDetail, RolloutDocument,
+    RolloutId,
+};
 use crate::host::{self, Hosted};
 
-const GROUP: &str = "demo";
-/// How long a version is on trial in the demo; a real fleet takes longer.
-const TRIAL_SECONDS: u32 = 1;
+pub(super) const GROUP: &str = "demo";
 /// How long the cut device stays away.
 const AWAY: Duration = Duration::from_millis(1500);
 
@@ -40,6 +44,8 @@ pub(super) struct Summary {
     bytes_fetched: u64,
     bytes_saved: u64,
     resumed: u32,
+    stopped_by_shadow: Stopped,
+    stopped_at_canary: Stopped,
     seconds: f64,
 }
 
@@ -106,7 +112,7 @@ impl Fleet {
             let config = Config {
                 data,
                 http: Some(([127, 0, 0, 1], 0).into()),
-                telemetry_window: Duration::from_secs(10),
+                telemetry_window: plans::WINDOW,
                 inference_threads: 1,
                 ..Config::default()
             };
@@ -153,40 +159,34 @@ impl Fleet {
         Ok(registered.manifest.engine.load.clone())
     }
 
-    async fn begin_rollout(&self, version: Version) -> Result<()> {
-        let request = RolloutRequest {
-            model: NAME.parse()?,
-            version: Some(version),
-            slot: None,
-            audience: Audience::Group { group: GROUP.parse()? },
-            canary: 0,
-            max_in_flight: Some(self.agents.len() as u32),
-            max_failures: 0,
-            trial_seconds: Some(TRIAL_SECONDS),
-        };
-        self.running.app.start_rollout(request, &self.by).await?;
-        Ok(())
+    /// The dispatcher, as everything else speaks to it.
+    pub fn app(&self) -> &App {
+        &self.running.app
+    }
+
+    pub async fn begin_rollout(&self, version: Version, plan: Plan) -> Result<RolloutId> {
+        let document = RolloutDocument { model: NAME.parse()?, version: Some(version), slot: None, plan };
+        Ok(self.running.app.start_rollout(document, &self.by).await?.id)
     }
 
     /// Rolls out and waits until every device is healthy.
     pub async fn roll_out(&mut self, version: Version, show: &Show) -> Result<()> {
-        self.begin_rollout(version).await?;
-        self.converge(version, self.agents.len(), show).await?;
+        self.begin_rollout(version, plans::fast()?).await?;
+        self.converge(version, show).await?;
         self.count_transfers();
         Ok(())
     }
 
-    /// The same, but the last device's cable is cut once the first chunk of the update has arrived.
+    /// By the preset `standard`; and the last device's cable is cut once the first chunk of the update has arrived.
     pub async fn roll_out_and_cut(&mut self, version: Version, show: &Show) -> Result<()> {
         self.cable.slow_down();
-        self.begin_rollout(version).await?;
+        self.begin_rollout(version, plans::standard(plans::Shadow::On)?).await?;
         let last = self.agents.last().context("no devices")?.clone();
         let name = self.names.last().cloned().unwrap_or_default();
         wait(&last, |slot| slot.phase == Phase::Fetching && has_chunks(slot)).await?;
         self.cable.cut();
         let at = slot_of(&last).map(|s| s.transfer.fetched).unwrap_or(0);
         show.say(&format!("{name}: cable cut after {at} bytes of the update; it goes on answering with version 1"));
-        self.converge(version, self.agents.len() - 1, show).await?;
         tokio::time::sleep(AWAY).await;
         self.cable.mend();
         wait(&last, |slot| slot.phase == Phase::Healthy).await?;
@@ -195,12 +195,12 @@ impl Fleet {
             "{name}: cable mended; it went on where it stopped ({} resumed) and runs version {version}",
             slot.transfer.resumed
         ));
-        self.converge(version, self.agents.len(), show).await?;
+        self.converge(version, show).await?;
         self.count_transfers();
         Ok(())
     }
 
-    async fn converge(&self, version: Version, at_least: usize, show: &Show) -> Result<()> {
+    async fn converge(&self, version: Version, show: &Show) -> Result<()> {
         let bar = show.bar(self.agents.len() as u64);
         bar.set_message(format!("healthy on {NAME}:{version}"));
         let target = muster_proto::manifest::target_path(&NAME.parse()?, version);
@@ -214,12 +214,12 @@ impl Fleet {
                 .await
             });
         }
-        for _ in 0..at_least {
+        for _ in 0..self.agents.len() {
             waiting.join_next().await.context("no devices")???;
             bar.inc(1);
         }
         bar.finish_and_clear();
-        show.say(&format!("{at_least} of {} devices run {NAME}:{version} and have proven it", self.agents.len()));
+        show.say(&format!("All {} devices run {NAME}:{version} and have proven it", self.agents.len()));
         Ok(())
     }
 
@@ -253,13 +253,16 @@ impl Fleet {
         let mut tasks = JoinSet::new();
         for agent in &self.agents {
             let (agent, stop, answered) = (agent.clone(), stop.clone(), answered.clone());
-            let inputs = digits.inputs().first().cloned().unwrap_or_default();
+            let images = digits.inputs().to_vec();
             tasks.spawn(async move {
                 let slot: SlotName = NAME.parse()?;
-                while !stop.load(Ordering::Relaxed) {
+                for inputs in images.iter().cycle() {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
                     agent.executor.infer(&slot, inputs.clone()).await?;
                     answered.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Ok(())
             });
@@ -267,7 +270,7 @@ impl Fleet {
         Load { stop, answered, tasks }
     }
 
-    pub fn summary(&self, scores: &Scores, took: Duration) -> Summary {
+    pub fn summary(&self, scores: &Scores, bad: (Stopped, Stopped), took: Duration) -> Summary {
         let mut versions: BTreeMap<String, u32> = BTreeMap::new();
         let mut converged = 0;
         for slot in self.agents.iter().filter_map(|a| slot_of(a)) {
@@ -287,8 +290,24 @@ impl Fleet {
             bytes_fetched: self.fetched,
             bytes_saved: self.saved,
             resumed: self.resumed,
+            stopped_by_shadow: bad.0,
+            stopped_at_canary: bad.1,
             seconds: (took.as_secs_f64() * 10.0).round() / 10.0,
         }
+    }
+
+    /// What each device answers with, by its target's path.
+    pub fn active(&self) -> Vec<Option<String>> {
+        self.agents.iter().map(|agent| slot_of(agent)?.active.map(|active| active.target)).collect()
+    }
+
+    /// Bytes that the devices of a recalled rollout fetched for what they went back to.
+    pub fn fetched_since_recall(&self, rollout: &RolloutDetail) -> u64 {
+        let went_back = |name: &String| {
+            rollout.devices.iter().any(|d| d.device.as_str() == name && d.phase == DevicePhase::Recalled)
+        };
+        let agents = self.names.iter().zip(&self.agents).filter(|(name, _)| went_back(name));
+        agents.filter_map(|(_, agent)| slot_of(agent)).map(|slot| slot.transfer.fetched).sum()
     }
 
     /// Says where everything is and what to try.

@@ -19,7 +19,7 @@ fn the_tables_are_what_is_checked_in() {
         ("muster device show gateway-1", device::show(&fixture("device.json"))),
         ("muster group list", group::groups(&fixture("groups.json"))),
         ("muster rollout list", rollout::rollouts(&fixture("rollouts.json"))),
-        ("muster rollout status r2", rollout::status(&fixture("rollout.json"))),
+        ("muster rollout status r3", rollout::status(&fixture("rollout.json"))),
         ("muster key list", key::keys(&fixture("keys.json"))),
         ("muster audit list", audit::entries(&fixture("audit.json"))),
         ("muster info", info::show(&fixture("info.json"))),

@@ -1,0 +1,39 @@
+//! Every scenario of `tests/scenarios/` with a small fleet, held against what it expects. The same at scale and over many
+//! seeds: `cargo run --release -p muster-tests --bin simulate -- --help`.
+
+use std::path::{Path, PathBuf};
+
+use muster_tests::simulate::{Scenario, simulate};
+
+/// The seed of all of them; a scenario's expectations hold for any.
+const SEED: u64 = 7;
+/// The most devices of one world.
+const DEVICES: u32 = 2_000;
+
+fn scenarios() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let entries = std::fs::read_dir(&folder).expect("the folder of scenarios").flatten();
+    let mut all: Vec<PathBuf> =
+        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn every_scenario_ends_as_it_says() {
+    let all = scenarios();
+    assert!(all.len() >= 12, "{} scenarios", all.len());
+    let mut wrong = Vec::new();
+    for path in all {
+        let scenario = Scenario::load(&path).expect("a scenario");
+        for (variant, scenario) in scenario.worlds() {
+            let outcome = simulate(&scenario, Some(scenario.world.devices.min(DEVICES)), SEED);
+            let short = outcome.disappoints(&scenario.expect);
+            if outcome.breaches > 0 || !short.is_empty() {
+                let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                wrong.push(format!("{name} {variant}: {short:?}\n{}", outcome.describe()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
