@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,12 +42,13 @@ fn check_segment(kind: &'static str, value: &str, max: usize) -> Result<(), Erro
     if first_ok && rest_ok && value.len() <= max { Ok(()) } else { Err(error(kind, value, rule)) }
 }
 
+// Shared, not copied: a dispatcher names each of its devices in many places.
 macro_rules! segment_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The identifier as text.
@@ -59,7 +61,7 @@ macro_rules! segment_id {
             type Err = Error;
             fn from_str(value: &str) -> Result<Self, Error> {
                 check_segment($kind, value, 63)?;
-                Ok(Self(value.to_owned()))
+                Ok(Self(value.into()))
             }
         }
 
@@ -121,7 +123,7 @@ impl ModelName {
     /// The last segment as a slot name: where the model answers unless told otherwise.
     pub fn default_slot(&self) -> SlotName {
         let last = self.0.rsplit('/').next().unwrap_or(&self.0);
-        SlotName(last.to_owned())
+        SlotName(last.into())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod forecast;
 pub mod hash;
 pub mod part;
+pub mod parts;
 pub mod plan;
 pub mod selector;
 pub mod stats;
@@ -29,6 +30,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use muster_proto::code::Code;
 use muster_proto::id::{DeviceId, Digest, ModelName, SlotName, Version};
@@ -280,7 +282,7 @@ pub struct Member {
     /// Its name.
     pub device: DeviceId,
     /// Its site; empty where it names none.
-    pub site: String,
+    pub site: Arc<str>,
     /// Whether something answers in the slot, with which the version can be compared.
     pub comparable: bool,
     /// Whether it is connected.
@@ -392,7 +394,7 @@ pub enum Effect {
     /// A device came to another phase.
     Moved(DeviceId),
     /// Something was decided.
-    Decided(Decision),
+    Decided(Box<Decision>),
 }
 
 impl Decision {

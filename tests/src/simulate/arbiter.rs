@@ -57,7 +57,7 @@ impl Cloud {
         let part = self.rollouts.iter().find_map(|m| m.rollout.parts.get(device));
         Member {
             device: device.clone(),
-            site: String::new(),
+            site: "".into(),
             comparable: self.told[number as usize].proven != 0,
             online: part.is_some_and(|part| part.online),
             blocked,

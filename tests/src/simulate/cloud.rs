@@ -197,7 +197,7 @@ impl Cloud {
     fn note_decisions(&mut self, index: usize, effects: Vec<Effect>, now: u32) {
         for effect in effects {
             if let Effect::Decided(decision) = effect {
-                self.rollouts[index].decided.push((now, decision));
+                self.rollouts[index].decided.push((now, *decision));
             }
         }
     }
@@ -207,7 +207,7 @@ impl Cloud {
             match effect {
                 Effect::Save | Effect::SavePart(_) => {}
                 Effect::Moved(_) => self.rollouts[index].moves += 1,
-                Effect::Decided(decision) => self.rollouts[index].decided.push((now, decision)),
+                Effect::Decided(decision) => self.rollouts[index].decided.push((now, *decision)),
                 Effect::Offer(device) => self.offer(index, &device),
                 Effect::Recall(device) => self.recall(index, &device),
             }

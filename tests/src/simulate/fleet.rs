@@ -1,6 +1,8 @@
 //! What devices are and never change: hardware, site, pattern of presence, link, zone. Four bytes each; the rest is drawn
 //! from the seed whenever it is asked for.
 
+use std::sync::Arc;
+
 use muster_proto::id::DeviceId;
 
 use super::chance::{Chance, For};
@@ -21,6 +23,7 @@ pub struct Fleet {
     pub spec: WorldSpec,
     chance: Chance,
     traits: Vec<Traits>,
+    sites: Vec<Arc<str>>,
 }
 
 impl Fleet {
@@ -33,7 +36,8 @@ impl Fleet {
             pattern: pick(&patterns, chance.unit(For::Pattern, d, 0)),
             site: chance.below(For::Site, d, 0, u64::from(spec.sites.max(1))) as u16,
         });
-        Self { spec: spec.clone(), chance, traits: traits.collect() }
+        let sites = (0..spec.sites.max(1)).map(|site| format!("site-{site}").into()).collect();
+        Self { spec: spec.clone(), chance, traits: traits.collect(), sites }
     }
 
     /// How many there are.
@@ -57,8 +61,8 @@ impl Fleet {
     }
 
     /// Its site's name.
-    pub fn site(&self, device: u32) -> String {
-        format!("site-{}", self.traits[device as usize].site)
+    pub fn site(&self, device: u32) -> Arc<str> {
+        self.sites[usize::from(self.traits[device as usize].site)].clone()
     }
 
     /// Bytes per second of its link.

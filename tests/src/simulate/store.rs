@@ -5,8 +5,7 @@
 //! near: with a `Save` in nearly every step, copying each would take most of the time, and only the last before the
 //! crash is ever read.
 
-use std::collections::BTreeMap;
-
+use muster_dispatcher::domain::rollout::parts::pack;
 use muster_dispatcher::domain::rollout::{Part, Rollout};
 
 use super::fleet;
@@ -74,15 +73,15 @@ impl Store {
         // Through its stored form, which has to bring everything back.
         let bytes = serde_json::to_vec(stored).map_err(|e| format!("the rollout to store: {e}"))?;
         let mut rollout: Rollout = serde_json::from_slice(&bytes).map_err(|e| format!("the stored rollout: {e}"))?;
-        let mut parts = BTreeMap::new();
-        for (device, bytes) in self.parts.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
-            let mut part: Part =
-                postcard::from_bytes(bytes).map_err(|e| format!("the stored part of {device}: {e}"))?;
-            prepare(device as u32, &mut part);
-            parts.insert(fleet::name(device as u32), part);
-        }
-        rollout.parts = parts;
-        Ok(rollout)
+        let mut unreadable = None;
+        let stored = (0..).zip(&self.parts).filter(|(_, bytes)| !bytes.is_empty());
+        rollout.parts = pack(stored.map_while(|(device, bytes)| {
+            let read = postcard::from_bytes(bytes).map_err(|e| format!("the stored part of {device}: {e}"));
+            let mut part = read.map_err(|what| unreadable = Some(what)).ok()?;
+            prepare(device, &mut part);
+            Some((fleet::name(device), part))
+        }));
+        unreadable.map_or(Ok(rollout), Err)
     }
 
     /// Bytes that all of it takes, allocator's overhead of 16 each counted in.

@@ -69,7 +69,7 @@ pub(super) fn member(rollout: &Rollout, device: &Device) -> Member {
     });
     Member {
         device: device.id.clone(),
-        site: site(&rollout.plan, device).to_owned(),
+        site: site(&rollout.plan, device).into(),
         comparable,
         online: device.online,
         blocked: None,

@@ -88,7 +88,9 @@ impl Turn<'_> {
                     self.effects.push(Effect::SaveProgress { rollout: id, device });
                 }
                 rollout::Effect::Moved(device) => self.moved(id, device),
-                rollout::Effect::Decided(decision) => self.effects.push(Effect::Record { rollout: id, decision }),
+                rollout::Effect::Decided(decision) => {
+                    self.effects.push(Effect::Record { rollout: id, decision: *decision });
+                }
             }
         }
         if before != after {

@@ -139,7 +139,7 @@ impl Turn<'_> {
         if decisions.len() > MAX_DECISIONS {
             decisions.remove(0);
         }
-        self.effects.push(Effect::Decided(decision));
+        self.effects.push(Effect::Decided(Box::new(decision)));
         self.save();
     }
 

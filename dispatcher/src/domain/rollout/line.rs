@@ -8,6 +8,7 @@ use muster_proto::code::Code;
 use muster_proto::id::DeviceId;
 
 use super::part::{Counts, DevicePhase, Part};
+use super::parts::{find, pack};
 use super::plan::{MAX_STAGES, Plan};
 use super::{PRESTAGE, Rollout, StageState};
 pub(super) use queue::Queue;
@@ -60,14 +61,13 @@ impl Rollout {
             self.line.enter(&device, &part, self.stage, self.plan.schedule.prestage);
             (device, part)
         };
-        // Collected at once, the map's nodes are full.
-        self.parts = parts.into_iter().map(heard).collect();
+        self.parts = pack(parts.into_iter().map(heard));
     }
 
     /// Changes one device's part and everything that is known of all. False where there is no such part.
     pub(super) fn change(&mut self, device: &DeviceId, now: u64, change: impl FnOnce(&mut Part)) -> bool {
         let Rollout { parts, line, plan, counts, stages, stage, .. } = self;
-        let Some(part) = parts.get_mut(device) else { return false };
+        let Some((device, part)) = find(parts, device) else { return false };
         let (phase, was_in, armed) = (part.phase, part.stage, part.armed);
         line.leave(device, part);
         count(counts, stages, part, Counts::remove);
@@ -94,9 +94,7 @@ impl Rollout {
     }
 
     /// Takes in devices that have no part yet.
-    pub(super) fn insert(&mut self, parts: Vec<(DeviceId, Part)>) {
-        let new: BTreeMap<DeviceId, Part> =
-            parts.into_iter().filter(|(device, _)| !self.parts.contains_key(device)).collect();
+    pub(super) fn insert(&mut self, new: BTreeMap<DeviceId, Part>) {
         for (device, part) in &new {
             count(&mut self.counts, &mut self.stages, part, Counts::add);
             self.line.enter(device, part, self.stage, self.plan.schedule.prestage);

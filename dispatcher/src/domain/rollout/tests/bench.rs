@@ -78,7 +78,7 @@ pub fn plan(text: &str) -> Plan {
 }
 
 pub fn member(device: &DeviceId) -> Member {
-    Member { device: device.clone(), site: String::new(), comparable: false, online: true, blocked: None }
+    Member { device: device.clone(), site: "".into(), comparable: false, online: true, blocked: None }
 }
 
 pub fn order(plan: Plan) -> Order {
@@ -151,7 +151,7 @@ impl Bench {
                     self.recalls.push(device.clone());
                     self.toys.get_mut(&device).unwrap().take(Told::Back, self.now);
                 }
-                Effect::Decided(decision) => self.decisions.push(decision.what),
+                Effect::Decided(decision) => self.decisions.push(decision.what.clone()),
                 Effect::Save | Effect::SavePart(_) | Effect::Moved(_) => {}
             }
         }

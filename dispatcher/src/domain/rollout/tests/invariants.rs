@@ -70,7 +70,7 @@ impl Chance {
     fn member(&mut self, number: u64) -> Member {
         Member {
             device: device(number as usize),
-            site: self.of(&["north", "south", ""]).to_owned(),
+            site: self.of(&["north", "south", ""]).into(),
             comparable: self.below(2) == 0,
             online: self.below(4) > 0,
             blocked: (self.below(8) == 0).then_some(RolloutId(99)),

@@ -84,7 +84,7 @@ fn no_site_loses_more_than_its_share_in_any_part_of_the_line() {
         for site in 0..sites {
             for n in 0..1 + rank(seed, &format!("size {site}")) % 60 {
                 let device = format!("d-{site}-{n}").parse().unwrap();
-                members.push(Member { site: site.to_string(), ..member(&device) });
+                members.push(Member { site: site.to_string().into(), ..member(&device) });
                 *sizes.entry(site.to_string()).or_default() += 1.0;
             }
         }

@@ -84,7 +84,7 @@ fn a_full_site_keeps_no_other_site_waiting() {
 
 #[test]
 fn each_site_has_its_own_rate() {
-    let site = |n: usize| Member { site: format!("{}", n % 2), ..member(&device(n)) };
+    let site = |n: usize| Member { site: format!("{}", n % 2).into(), ..member(&device(n)) };
     let text = format!("rate = {{ site = {{ per_minute = 6 }} }}\n{EVERYONE}");
     let mut bench = Bench::start_with(&text, 1, (0..40).map(site).collect());
     bench.run(60);
