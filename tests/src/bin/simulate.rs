@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use muster_tests::simulate::baseline::{self, Engine};
-use muster_tests::simulate::{Outcome, Scenario, compare, seeds, simulate};
+use muster_tests::simulate::{Outcome, Scenario, Share, compare, seeds, simulate_with};
 
 /// Simulates rollouts over a modelled fleet, from a seed.
 #[derive(Parser)]
@@ -30,6 +30,12 @@ struct Arguments {
     /// On how many threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// Which agents: compact ones with the real core in the place of some, or the real core everywhere.
+    #[arg(long, value_enum, default_value_t = WhichAgents::Mixed)]
+    agents: WhichAgents,
+    /// The share of devices with the real core, from 0 to 1; 50 devices unless given.
+    #[arg(long)]
+    core_share: Option<f64>,
     /// Which engine.
     #[arg(long, value_enum, default_value_t = Which::Muster)]
     engine: Which,
@@ -50,6 +56,23 @@ enum Which {
     AwsIotJobs,
     Hawkbit,
     Waves,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WhichAgents {
+    Compact,
+    Mixed,
+    Core,
+}
+
+impl Arguments {
+    fn share(&self) -> Share {
+        match self.agents {
+            WhichAgents::Compact => Share::Devices(0),
+            WhichAgents::Mixed => self.core_share.map_or(Share::default(), Share::Part),
+            WhichAgents::Core => Share::Part(1.0),
+        }
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -91,7 +114,7 @@ fn run_one(arguments: &Arguments, path: &Path, scenario: &Scenario) -> anyhow::R
         Which::Waves => Some(Engine::Waves),
     };
     let outcome = match engine {
-        None => simulate(scenario, arguments.devices, arguments.seed),
+        None => simulate_with(scenario, arguments.devices, arguments.seed, arguments.share()),
         Some(engine) => baseline::simulate(engine, scenario, arguments.devices, arguments.seed),
     };
     let wrong = if engine.is_none() { outcome.disappoints(&scenario.expect) } else { Vec::new() };
@@ -109,8 +132,14 @@ fn run_one(arguments: &Arguments, path: &Path, scenario: &Scenario) -> anyhow::R
 
 fn run_seeds(arguments: &Arguments, path: &Path, scenario: &Scenario, count: u64) -> anyhow::Result<bool> {
     let began = Instant::now();
+    let worlds = seeds::Worlds {
+        devices: arguments.devices,
+        first: arguments.first_seed,
+        count,
+        share: arguments.share(),
+    };
     let summary =
-        seeds::run(scenario, arguments.devices, (arguments.first_seed, count), arguments.threads, |outcome, wrong| {
+        seeds::run(scenario, &worlds, arguments.threads, |outcome, wrong| {
             for breach in outcome.first_breaches.iter().take(3) {
                 eprintln!(
                     "BREACH seed {} at {} s, device {:?}: {}",

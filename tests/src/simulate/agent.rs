@@ -1,8 +1,7 @@
 //! What a device's agent has to be for the simulator: it takes what happens and says what it does.
 //!
-//! [`super::compact::Compact`] is a tiny state machine that does what muster-agent's core does. The core itself can stand
-//! behind the same trait: an implementation of it holds a `muster_agent::core::State` for devices that are in flight
-//! only, makes one from [`View`] when a device is told something, and lets it go when its outcome was acknowledged.
+//! [`super::compact::Compact`] is a tiny state machine that does what muster-agent's core does; [`super::real::Agents`] has
+//! the core itself in the place of some of them.
 
 use muster_dispatcher::domain::rollout::DevicePhase;
 use muster_proto::code::Code;
@@ -14,6 +13,7 @@ use super::version::Versions;
 use super::windows::Openings;
 
 /// What an agent can see of the world.
+#[derive(Clone)]
 pub struct Env<'a> {
     /// The time, in seconds since the world began.
     pub now: u32,
@@ -36,6 +36,10 @@ pub struct Terms {
     pub soak: Vec<u32>,
     /// When switches may be; none means always.
     pub windows: Option<Openings>,
+    /// The same as they travel.
+    pub cron: Vec<muster_proto::desired::Window>,
+    /// In which stages a shadow runs.
+    pub shadows: Vec<bool>,
     /// How long a veto may delay the switch, in seconds.
     pub veto: u32,
 }
@@ -120,9 +124,19 @@ pub trait Agent {
     /// The power went, for so many seconds; it is back now.
     fn power_cut(&mut self, device: u32, seconds: u32, env: &Env, acts: &mut Vec<Act>);
     /// The dispatcher acknowledged an outcome of this generation.
-    fn heard(&mut self, device: u32, generation: u32);
+    fn heard(&mut self, device: u32, generation: u32, env: &Env, acts: &mut Vec<Act>);
+    /// Its connection is up, or gone.
+    fn linked(&mut self, _device: u32, _up: bool, _env: &Env, _acts: &mut Vec<Act>) {}
     /// How it stands.
     fn view(&self, device: u32) -> View;
     /// Bytes that the agents take, all together.
     fn bytes(&self) -> usize;
+    /// How many of them are the real core.
+    fn real(&self) -> usize {
+        0
+    }
+    /// What did not hold inside of agents since this was last asked: the device, and what.
+    fn breaches(&mut self) -> Vec<(u32, String)> {
+        Vec::new()
+    }
 }

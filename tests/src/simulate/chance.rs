@@ -29,6 +29,8 @@ pub enum For {
     Crash,
     Root,
     Join,
+    Takeover,
+    Cut,
 }
 
 /// The source of all draws of one world.

@@ -15,6 +15,10 @@ use super::version::{FIRST, NONE};
 
 /// How long loading and probing take, in seconds.
 const LOAD: u32 = 2;
+/// How long until a device whose disk is full looks again, in seconds.
+const ROOM: u32 = 600;
+/// After this many unclean ends in one trial the version before comes back.
+const MAX_UNCLEAN_ENDS: u8 = 3;
 /// How long an application's veto lasts, in seconds from when the version is staged.
 const VETO: u32 = 3600;
 
@@ -38,6 +42,7 @@ struct State {
     recall: bool,
     trial: bool,
     acknowledged: bool,
+    unclean: u8,
 }
 
 /// All agents.
@@ -66,6 +71,7 @@ impl Compact {
             recall: false,
             trial: false,
             acknowledged: true,
+            unclean: 0,
         };
         Self((0..fleet.len()).map(state).collect())
     }
@@ -114,6 +120,7 @@ impl Agent for Compact {
         let state = &mut self.0[device as usize];
         match state.phase {
             DevicePhase::Verified => state.stage_it(device, env, acts),
+            DevicePhase::Offered if state.code == Some(Code::DiskFull) => state.begin(device, env, acts),
             DevicePhase::Staged => state.try_switch(device, env, acts),
             DevicePhase::Active => state.soak(env, acts),
             _ => {}
@@ -123,8 +130,12 @@ impl Agent for Compact {
     fn crashed(&mut self, device: u32, env: &Env, acts: &mut Vec<Act>) {
         let state = &mut self.0[device as usize];
         let from = state.active;
-        if from == NONE || (state.previous == NONE && !state.trial) {
+        if from == NONE {
             return;
+        }
+        state.unclean += u8::from(state.trial);
+        if !state.trial || state.unclean < MAX_UNCLEAN_ENDS {
+            return state.answer_again(env, acts);
         }
         (state.active, state.previous, state.trial) = (state.previous, NONE, false);
         acts.push(Act::Switch { from, to: state.active });
@@ -147,14 +158,14 @@ impl Agent for Compact {
                 acts.push(Act::Wake(env.now + LOAD));
             }
             DevicePhase::Active => {
-                state.since = env.now;
-                acts.push(Act::Wake(env.now + env.terms_of(state.rollout).map_or(0, |t| t.soak(state.stage))));
+                state.unclean += 1;
+                state.answer_again(env, acts);
             }
             _ => {}
         }
     }
 
-    fn heard(&mut self, device: u32, generation: u32) {
+    fn heard(&mut self, device: u32, generation: u32, _env: &Env, _acts: &mut Vec<Act>) {
         let state = &mut self.0[device as usize];
         state.acknowledged |= state.generation == generation;
     }
@@ -205,12 +216,17 @@ impl State {
             return acts.push(Act::Wake(env.now + LOAD));
         }
         if !env.versions.fits(env.fleet, self.wanted, device) {
-            (self.phase, self.code) = (DevicePhase::Refused, Some(Code::MemoryShort));
+            (self.phase, self.code) = (DevicePhase::Refused, Some(Code::Incompatible));
             return acts.push(Act::Report);
         }
         if env.faulty && env.fleet.disk_is_full(device) {
-            return self.fail(Code::DiskFull, env, acts);
+            // That is no verdict: it waits for room, and looks again.
+            let news = (self.phase, self.code) != (DevicePhase::Offered, Some(Code::DiskFull));
+            (self.phase, self.code) = (DevicePhase::Offered, Some(Code::DiskFull));
+            acts.extend(news.then_some(Act::Report));
+            return acts.push(Act::Wake(env.now + ROOM));
         }
+        self.code = None;
         self.phase = DevicePhase::Fetching;
         acts.push(Act::Report);
         acts.push(Act::Fetch(env.versions.bytes(self.wanted, self.active != NONE)));
@@ -263,7 +279,7 @@ impl State {
         } else if !self.trial {
             self.previous = self.active;
         }
-        (self.active, self.since, self.code) = (self.wanted, env.now, None);
+        (self.active, self.since, self.code, self.unclean) = (self.wanted, env.now, None, 0);
         (self.trial, self.phase) = (!back, if back { DevicePhase::Healthy } else { DevicePhase::Active });
         acts.push(Act::Report);
         if !back {
@@ -279,6 +295,15 @@ impl State {
             acts.push(Act::Report);
         } else {
             acts.push(Act::Wake(self.since + soak));
+        }
+    }
+
+    /// What was on trial when the process ended answers again, and its trial begins anew.
+    fn answer_again(&mut self, env: &Env, acts: &mut Vec<Act>) {
+        acts.push(Act::Switch { from: self.active, to: self.active });
+        if self.phase == DevicePhase::Active {
+            self.since = env.now;
+            acts.push(Act::Wake(env.now + env.terms_of(self.rollout).map_or(0, |t| t.soak(self.stage))));
         }
     }
 

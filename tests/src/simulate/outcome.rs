@@ -24,10 +24,14 @@ pub struct Outcome {
     pub devices: u32,
     /// How long it took to compute.
     pub seconds: f64,
-    /// Growth of resident memory at its peak, per device.
+    /// Processor time of it, on a machine that others use as well.
+    pub cpu_seconds: f64,
+    /// Devices with the real agent core.
+    pub cores: usize,
+    /// Growth of resident memory at its highest, per device.
     pub bytes_per_device: u64,
-    /// The same, with what was given back again after the start.
-    pub peak_bytes_per_device: u64,
+    /// The same, only looked at once an hour of virtual time.
+    pub hourly_bytes_per_device: u64,
     /// What the simulator's own tables take of it, by own counting, without the engine.
     pub own_bytes_per_device: u64,
     /// Devices on which something bad for them answered, or nothing any more.
@@ -84,8 +88,10 @@ impl Outcome {
             seed,
             devices,
             seconds,
-            bytes_per_device: per_device(world.resident.saturating_sub(before)),
-            peak_bytes_per_device: per_device(memory::peak().saturating_sub(before)),
+            cpu_seconds: 0.0,
+            cores: world.agents.real(),
+            bytes_per_device: per_device(memory::peak().saturating_sub(before)),
+            hourly_bytes_per_device: per_device(world.resident.saturating_sub(before)),
             own_bytes_per_device: per_device(own as u64),
             harmed: world.harmed(),
             healthy: world.healthy(),
@@ -159,7 +165,7 @@ impl Outcome {
         let _ = writeln!(
             text,
             "{} devices: {} harmed, {} healthy, {} went back; over after {time}\n{} messages ({} lost), {} MB, {} steps, \
-             {} crashes, {} refused writes\n{:.1} s, {} bytes/device (peak {}, own tables {})",
+             {} crashes, {} refused writes\n{:.1} s ({:.1} s of the processor), {} bytes/device at the peak ({} hour by hour, own tables {}), {} real cores",
             self.devices,
             self.harmed,
             self.healthy,
@@ -171,9 +177,11 @@ impl Outcome {
             self.crashes,
             self.refused_writes,
             self.seconds,
+            self.cpu_seconds,
             self.bytes_per_device,
-            self.peak_bytes_per_device,
+            self.hourly_bytes_per_device,
             self.own_bytes_per_device,
+            self.cores,
         );
         for Breach { at, device, what } in &self.first_breaches {
             let device = device.map_or(String::new(), |device| format!(", device d{device:07}"));

@@ -122,7 +122,7 @@ impl<A: Agent> World<A> {
             }
             What::Ack if self.is_online(device) => {
                 let generation = self.cloud.told[device as usize].accepted;
-                self.agents.heard(device, generation);
+                self.with_agent(device, |a, env, acts| a.heard(device, generation, env, acts));
             }
             What::Ack => {}
             What::Window => self.window_closes(device, item.epoch),
@@ -258,6 +258,7 @@ impl<A: Agent> World<A> {
         self.presence.changes(self.now, |device, online| changes.push((device, online)));
         for (device, online) in changes {
             if !online {
+                self.with_agent(device, |a, env, acts| a.linked(device, false, env, acts));
                 self.cut_transfer(device);
                 self.plan(device, self.now + KEEPALIVE, What::Will);
                 continue;
@@ -291,6 +292,7 @@ impl<A: Agent> World<A> {
                 self.cloud.outbox.push(device);
             }
         }
+        self.with_agent(device, |a, env, acts| a.linked(device, true, env, acts));
         let view = self.agents.view(device);
         if view.generation > 0 && (!view.is_final() || !view.acknowledged) {
             self.send_report(device, view.is_final());

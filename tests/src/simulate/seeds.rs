@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::{Outcome, Scenario, simulate};
+use super::{Outcome, Scenario, Share, simulate_with};
 
 /// What came of many worlds.
 #[derive(Debug, Default, serde::Serialize)]
@@ -30,14 +30,27 @@ pub struct Summary {
     pub bad_seeds: Vec<u64>,
 }
 
-/// Runs `count` seeds from `first` on `threads` threads; `look` sees each outcome as it comes, with what it fell short of.
+/// Which worlds.
+#[derive(Debug, Clone, Copy)]
+pub struct Worlds {
+    /// How many devices each has; as the scenario says unless given.
+    pub devices: Option<u32>,
+    /// The first seed.
+    pub first: u64,
+    /// How many seeds.
+    pub count: u64,
+    /// Which devices run the real core.
+    pub share: Share,
+}
+
+/// Runs the worlds of `scenario` on `threads` threads; `look` sees each outcome as it comes, with what it fell short of.
 pub fn run(
     scenario: &Scenario,
-    devices: Option<u32>,
-    (first, count): (u64, u64),
+    worlds: &Worlds,
     threads: usize,
     look: impl Fn(&Outcome, &[String]) + Sync,
 ) -> Summary {
+    let Worlds { devices, first, count, share } = *worlds;
     let next = AtomicU64::new(first);
     let summary = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
@@ -48,7 +61,7 @@ pub fn run(
                     if seed >= first + count {
                         return;
                     }
-                    let outcome = simulate(scenario, devices, seed);
+                    let outcome = simulate_with(scenario, devices, seed, share);
                     look(&outcome, &outcome.disappoints(&scenario.expect));
                     summary.lock().unwrap_or_else(PoisonError::into_inner).add(&outcome);
                 }

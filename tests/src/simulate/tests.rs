@@ -80,7 +80,8 @@ fn small() -> Scenario {
 fn the_same_seed_tells_the_same() {
     let json = |seed| {
         let mut outcome = simulate(&small(), None, seed);
-        (outcome.seconds, outcome.bytes_per_device, outcome.peak_bytes_per_device) = (0.0, 0, 0);
+        (outcome.seconds, outcome.cpu_seconds) = (0.0, 0.0);
+        (outcome.bytes_per_device, outcome.hourly_bytes_per_device) = (0, 0);
         serde_json::to_string(&outcome).expect("JSON")
     };
     assert_eq!(json(3), json(3));
@@ -163,7 +164,7 @@ impl Bench {
         let scenario = small();
         let fleet = Fleet::new(&scenario.world, 1, Chance::new(1));
         let versions = Versions::new(&scenario.versions, &fleet, Chance::new(1));
-        let terms = vec![Terms { soak: vec![100], windows: None, veto: 0 }];
+        let terms = vec![Terms { soak: vec![100], ..Terms::default() }];
         Self { agents: Compact::new(&fleet), fleet, versions, terms, now: 10, acts: Vec::new() }
     }
 

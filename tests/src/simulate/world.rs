@@ -8,7 +8,6 @@ use super::agent::{Act, Agent, Env, Terms};
 use super::chance::{Chance, For};
 use super::checks::Checks;
 use super::cloud::Cloud;
-use super::compact::Compact;
 use super::crash::Stale;
 use super::fleet::Fleet;
 use super::network::Network;
@@ -16,6 +15,7 @@ use super::outcome::Outcome;
 use super::presence::{Presence, SLOT};
 use super::queue::Queue;
 use super::radio::Radio;
+use super::real::{self, Agents, Share};
 use super::scenario::Scenario;
 use super::version::{NONE, Versions};
 use super::windows::Openings;
@@ -61,13 +61,20 @@ pub struct World<A> {
 
 /// Lets a scenario happen with `devices` devices, or as many as it says, from `seed`.
 pub fn simulate(scenario: &Scenario, devices: Option<u32>, seed: u64) -> Outcome {
+    simulate_with(scenario, devices, seed, Share::default())
+}
+
+/// As [`simulate`], with the real core on this share of the devices.
+pub fn simulate_with(scenario: &Scenario, devices: Option<u32>, seed: u64, share: Share) -> Outcome {
     let before = memory::resident();
-    let began = Instant::now();
+    let (began, processor) = (Instant::now(), memory::processor());
     let devices = devices.unwrap_or(scenario.world.devices);
-    let mut world = World::new(scenario, devices, seed, Compact::new);
+    let agents = |fleet: &Fleet| Agents::new(fleet, scenario, share, Chance::new(seed));
+    let mut world = World::new(scenario, devices, seed, agents);
     world.run();
     let seconds = began.elapsed().as_secs_f64();
-    Outcome::of(&world, seed, seconds, before)
+    let cpu_seconds = memory::processor() - processor;
+    Outcome { cpu_seconds, ..Outcome::of(&world, seed, seconds, before) }
 }
 
 impl<A: Agent> World<A> {
@@ -170,6 +177,8 @@ impl<A: Agent> World<A> {
             self.terms.push(Terms {
                 soak: plan.stages.iter().map(|stage| stage.soak.0 as u32).collect(),
                 windows: (!windows.is_empty()).then(|| Openings::new(windows, EPOCH - 86_400, horizon + 86_400)),
+                cron: real::windows(windows),
+                shadows: plan.stages.iter().map(|stage| stage.shadow.is_some()).collect(),
                 veto: plan.schedule.veto.0 as u32,
             });
             let blocked = self.cloud.blocker(index);
@@ -220,6 +229,9 @@ impl<A: Agent> World<A> {
             faulty: self.faulty,
         };
         happen(&mut self.agents, &env, &mut acts);
+        for (device, what) in self.agents.breaches() {
+            self.checks.breach(self.now, Some(device), what);
+        }
         let view = self.agents.view(device);
         for act in acts.drain(..) {
             self.checks.acted(device, &view, &act, self.now);
