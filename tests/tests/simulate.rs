@@ -3,12 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use muster_tests::simulate::{Scenario, simulate};
+use muster_tests::simulate::{Scenario, Share, simulate, simulate_with};
 
 /// The seed of all of them; a scenario's expectations hold for any.
 const SEED: u64 = 7;
 /// The most devices of one world.
 const DEVICES: u32 = 2_000;
+
+/// The devices of a world in which each runs the real core.
+const CORES: u32 = 200;
 
 fn scenarios() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
@@ -36,4 +39,18 @@ fn every_scenario_ends_as_it_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The real core on every device of small fleets: what the invariants say of devices, and what a dispatcher that was taken
+/// over tries at them, is looked at inside of each.
+#[test]
+fn the_real_core_everywhere_breaks_no_invariant() {
+    for name in ["mixed", "flaky_network", "dispatcher_crashes", "windows_1970", "prestaged", "two_rollouts", "disks_full"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
+        let scenario = Scenario::load(&path).expect("a scenario");
+        for seed in 1..=4 {
+            let outcome = simulate_with(&scenario, Some(CORES), seed, Share::Part(1.0));
+            assert_eq!((outcome.cores, outcome.breaches), (CORES as usize, 0), "{name}: {}", outcome.describe());
+        }
+    }
 }

@@ -149,13 +149,13 @@ impl Checks {
         }
         for (state, plan) in rollout.stages.iter().zip(&rollout.plan.stages).take(rollout.stage + 1) {
             let failed = state.counts.of(DevicePhase::Failed).saturating_sub(state.excused_failures);
-            let decided = failed + state.counts.of(DevicePhase::Healthy);
+            let started = state.counts.sum(|phase| phase.is_updating() || phase.is_decided());
             let budget = match plan.gates.failures {
                 None => continue,
                 Some(Amount::Count(count)) => count,
-                Some(Amount::Part(share)) => (share.0 * f64::from(decided.max(plan.gates.min_sample())) + 1e-9) as u32,
+                Some(Amount::Part(share)) => (share.0 * f64::from(started.max(plan.gates.min_sample())) + 1e-9) as u32,
             };
-            if failed > budget && rollout.stage == 0 {
+            if failed > budget {
                 self.breach(
                     now,
                     None,

@@ -176,6 +176,8 @@ impl<A: Agent> World<A> {
             old.version = old.version.saturating_sub(1).max(1);
             let seen = self.agents.view(device).generation;
             if old.generation < seen {
+                // What is due anyhow is not what the old one changes.
+                self.with_agent(device, |agents, env, acts| agents.tick(device, env, acts));
                 self.tell(device, old);
             }
         }

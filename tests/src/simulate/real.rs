@@ -14,6 +14,9 @@ mod disk;
 mod takeover;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 
 use super::agent::{Act, Agent, Env, View};

@@ -188,7 +188,7 @@ impl Device {
             self.feed(Event::VetoChanged(wishes.then(|| Veto { reason: "busy".into() })), bundles, env, acts);
         }
         self.linked(true, bundles, env, acts);
-        let draws = env.faulty && env.fleet.spec.faults.power_cuts_per_day > 0.0;
+        let draws = desired.generation > known && env.faulty && env.fleet.spec.faults.power_cuts_per_day > 0.0;
         if draws && env.chance.is(For::Cut, self.number, generation, CUTS) {
             self.cut_in = Some(env.chance.below(For::Cut, self.number, generation << 1, 12));
         }
