@@ -15,7 +15,7 @@ use super::version::{FIRST, NONE};
 
 /// How long loading and probing take, in seconds.
 const LOAD: u32 = 2;
-/// How long until a device whose disk is full looks again, in seconds.
+/// How long until a device without room looks again, in seconds.
 const ROOM: u32 = 600;
 /// After this many unclean ends in one trial the version before comes back.
 const MAX_UNCLEAN_ENDS: u8 = 3;
@@ -120,7 +120,9 @@ impl Agent for Compact {
         let state = &mut self.0[device as usize];
         match state.phase {
             DevicePhase::Verified => state.stage_it(device, env, acts),
-            DevicePhase::Offered if state.code == Some(Code::DiskFull) => state.begin(device, env, acts),
+            DevicePhase::Offered if matches!(state.code, Some(Code::DiskFull | Code::MemoryShort)) => {
+                state.begin(device, env, acts);
+            }
             DevicePhase::Staged => state.try_switch(device, env, acts),
             DevicePhase::Active => state.soak(env, acts),
             _ => {}
@@ -215,14 +217,12 @@ impl State {
             self.phase = DevicePhase::Verified;
             return acts.push(Act::Wake(env.now + LOAD));
         }
-        if !env.versions.fits(env.fleet, self.wanted, device) {
-            (self.phase, self.code) = (DevicePhase::Refused, Some(Code::Incompatible));
-            return acts.push(Act::Report);
-        }
-        if env.faulty && env.fleet.disk_is_full(device) {
+        let full = env.faulty && env.fleet.disk_is_full(device);
+        let short = !env.versions.fits(env.fleet, self.wanted, device);
+        if let Some(code) = full.then_some(Code::DiskFull).or(short.then_some(Code::MemoryShort)) {
             // That is no verdict: it waits for room, and looks again.
-            let news = (self.phase, self.code) != (DevicePhase::Offered, Some(Code::DiskFull));
-            (self.phase, self.code) = (DevicePhase::Offered, Some(Code::DiskFull));
+            let news = (self.phase, self.code) != (DevicePhase::Offered, Some(code));
+            (self.phase, self.code) = (DevicePhase::Offered, Some(code));
             acts.extend(news.then_some(Act::Report));
             return acts.push(Act::Wake(env.now + ROOM));
         }

@@ -279,6 +279,9 @@ impl<A: Agent> World<A> {
 
     fn join(&mut self, device: u32) {
         for index in 0..self.cloud.rollouts.len() {
+            if !self.versions.fits(&self.fleet, self.cloud.rollouts[index].version, device) {
+                continue;
+            }
             let blocked = self.cloud.blocker(index);
             let member = self.member(device, blocked);
             self.cloud.push(index, Event::Joined(member));

@@ -221,12 +221,15 @@ fn what_the_probe_refuses_never_answers_and_is_not_tried_twice() {
 }
 
 #[test]
-fn a_crash_in_the_trial_leads_back_and_a_power_cut_begins_the_soak_anew() {
+fn crashes_in_the_trial_lead_back_and_a_power_cut_begins_the_soak_anew() {
     let mut bench = Bench::new();
     bench.tell(1, 2, false, false);
     bench.with(|a, env, acts| a.fetched(0, env, acts));
     bench.now = 60;
-    assert_eq!(bench.with(|a, env, acts| a.power_cut(0, 30, env, acts)), [Act::Wake(160)]);
+    let again = [Act::Switch { from: 2, to: 2 }, Act::Wake(160)];
+    assert_eq!(bench.with(|a, env, acts| a.power_cut(0, 30, env, acts)), again);
+    // The third end of the process in one trial is one too many.
+    assert_eq!(bench.with(|a, env, acts| a.crashed(0, env, acts)), again);
     let acts = bench.with(|a, env, acts| a.crashed(0, env, acts));
     assert_eq!(acts, [Act::Switch { from: 2, to: 1 }, Act::Report]);
     assert_eq!(bench.agents.view(0).code, Some(Code::TrialCrashed));

@@ -182,8 +182,10 @@ impl<A: Agent> World<A> {
                 veto: plan.schedule.veto.0 as u32,
             });
             let blocked = self.cloud.blocker(index);
+            let fits = |device: &u32| self.versions.fits(&self.fleet, spec.version, *device);
             let there = (0..self.fleet.len()).filter(|d| self.presence.exists(&self.fleet, *d, self.now));
-            let members = there.map(|d| self.member(d, blocked)).collect();
+            // Whoever cannot take it is not among those whom it is for, as in the dispatcher's fleet.
+            let members = there.filter(fits).map(|d| self.member(d, blocked)).collect();
             self.cloud.push(index, Event::Started(members));
             // Others are told once this one is there.
             self.cloud.work(self.now, &mut self.checks);

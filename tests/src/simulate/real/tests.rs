@@ -159,7 +159,7 @@ fn words(chance: Chance, fleet: &Fleet, device: u32) -> Vec<Desired> {
 #[test]
 fn the_compact_model_ends_where_the_real_core_ends() {
     let scenario = Scenario::parse(WORLD).expect("a scenario");
-    for seed in 0..6 {
+    for seed in 0..12 {
         let chance = Chance::new(seed);
         let fleet = Fleet::new(&scenario.world, scenario.world.devices, chance);
         let versions = Versions::new(&scenario.versions, &fleet, chance);
