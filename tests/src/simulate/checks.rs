@@ -7,7 +7,8 @@
 //! 9. outcomes are repeated until acknowledged (in the end); 10. what the engine keeps is bounded;
 //! 11. devices in 1970 converge like any other (in the end); 12. healthy is what really answered for the soak time.
 //!
-//! 4 and 14 are about keys and doors, which this world does not have. Besides: the engine's counters are held against a
+//! 4, and of 14 what devices can do for it, are tried at the real cores (`real::takeover`), and so are 1 to 3, 6 and 7 from
+//! closer by (`real::watch`). Besides: the engine's counters are held against a
 //! recount, always in small worlds and now and then in large ones.
 
 use std::collections::HashMap;
@@ -89,7 +90,11 @@ impl Checks {
             }
             _ => {}
         }
-        if view.phase == DevicePhase::Failed && matches!(act, Act::Report) {
+    }
+
+    /// How a device stands after all that it did at once.
+    pub fn stands(&mut self, device: u32, view: &View) {
+        if view.phase == DevicePhase::Failed {
             self.refused.insert(device, (view.generation, view.wanted));
         }
     }

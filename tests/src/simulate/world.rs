@@ -239,6 +239,7 @@ impl<A: Agent> World<A> {
             self.checks.acted(device, &view, &act, self.now);
             self.act(device, &view, act);
         }
+        self.checks.stands(device, &view);
         self.acts = acts;
     }
 

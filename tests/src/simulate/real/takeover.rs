@@ -55,12 +55,13 @@ pub fn attempt(device: &Device, bundles: &Bundles, env: &Env) -> Result<(), Stri
 }
 
 fn one(attempt: Attempt, device: &Device, bundles: &Bundles, env: &Env) -> Result<(), String> {
-    let evil = manifest(666, &[66; 2000], 0);
+    let wanted = bundles.all.last().unwrap_or(&bundles.all[usize::from(FIRST) - 1]);
+    let in_its_place = matches!(attempt, Attempt::OtherDigest | Attempt::OwnTargets);
+    let evil = manifest(if in_its_place { wanted.manifest.version.0 } else { 666 }, &[66; 2000], 0);
     let bytes = evil.to_bytes().map_err(|e| format!("the intruder's manifest: {e}"))?;
     let digest = Digest::of(&bytes);
     let mut swapped: BTreeMap<Digest, Vec<u8>> = BTreeMap::from([(digest, bytes.clone())]);
-    swapped.extend(evil.files.iter().map(|file| (file.digest, vec![66; 2000])));
-    let wanted = bundles.all.last().unwrap_or(&bundles.all[usize::from(FIRST) - 1]);
+    swapped.insert(Digest::of(&[66; 2000]), vec![66; 2000]);
     let mut want = SlotDesired {
         slot: slot(),
         target: evil.target_path(),
@@ -70,9 +71,7 @@ fn one(attempt: Attempt, device: &Device, bundles: &Bundles, env: &Env) -> Resul
         rollout: "r666".to_owned(),
         terms: Terms::default(),
     };
-    if matches!(attempt, Attempt::OtherDigest | Attempt::OwnTargets) {
-        want.target = wanted.manifest.target_path();
-    }
+    // The evil manifest's own path is that of the version whose place it takes.
     if matches!(attempt, Attempt::OtherBytes | Attempt::OtherDevice | Attempt::OtherWorkspace) {
         (want.target, want.digest) = (wanted.manifest.target_path(), wanted.digest);
         want.length = wanted.bytes.len() as u64;
