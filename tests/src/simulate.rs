@@ -48,8 +48,8 @@ mod telemetry;
 mod tests;
 
 pub use outcome::Outcome;
-pub use scenario::Scenario;
 pub use real::Share;
+pub use scenario::Scenario;
 pub use world::{simulate, simulate_with};
 
 /// Seconds since 1970 at which virtual time begins, unless the scenario says otherwise: 2026-03-02T00:00:00Z, a Monday.

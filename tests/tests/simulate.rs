@@ -45,7 +45,9 @@ fn every_scenario_ends_as_it_says() {
 /// over tries at them, is looked at inside of each.
 #[test]
 fn the_real_core_everywhere_breaks_no_invariant() {
-    for name in ["mixed", "flaky_network", "dispatcher_crashes", "windows_1970", "prestaged", "two_rollouts", "disks_full"] {
+    for name in
+        ["mixed", "flaky_network", "dispatcher_crashes", "windows_1970", "prestaged", "two_rollouts", "disks_full"]
+    {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("scenarios/{name}.toml"));
         let scenario = Scenario::load(&path).expect("a scenario");
         for seed in 1..=4 {

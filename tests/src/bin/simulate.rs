@@ -132,25 +132,17 @@ fn run_one(arguments: &Arguments, path: &Path, scenario: &Scenario) -> anyhow::R
 
 fn run_seeds(arguments: &Arguments, path: &Path, scenario: &Scenario, count: u64) -> anyhow::Result<bool> {
     let began = Instant::now();
-    let worlds = seeds::Worlds {
-        devices: arguments.devices,
-        first: arguments.first_seed,
-        count,
-        share: arguments.share(),
-    };
-    let summary =
-        seeds::run(scenario, &worlds, arguments.threads, |outcome, wrong| {
-            for breach in outcome.first_breaches.iter().take(3) {
-                eprintln!(
-                    "BREACH seed {} at {} s, device {:?}: {}",
-                    outcome.seed, breach.at, breach.device, breach.what
-                );
-            }
-            wrong.iter().for_each(|what| eprintln!("seed {}: {what}", outcome.seed));
-            if outcome.breaches > 0 {
-                eprintln!("{}", again(outcome, path));
-            }
-        });
+    let worlds =
+        seeds::Worlds { devices: arguments.devices, first: arguments.first_seed, count, share: arguments.share() };
+    let summary = seeds::run(scenario, &worlds, arguments.threads, |outcome, wrong| {
+        for breach in outcome.first_breaches.iter().take(3) {
+            eprintln!("BREACH seed {} at {} s, device {:?}: {}", outcome.seed, breach.at, breach.device, breach.what);
+        }
+        wrong.iter().for_each(|what| eprintln!("seed {}: {what}", outcome.seed));
+        if outcome.breaches > 0 {
+            eprintln!("{}", again(outcome, path));
+        }
+    });
     let seconds = began.elapsed().as_secs_f64();
     if arguments.json {
         println!("{}", serde_json::to_string(&summary).context("the summary as JSON")?);

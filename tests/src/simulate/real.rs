@@ -11,7 +11,9 @@
 mod bundles;
 mod device;
 mod disk;
+mod source;
 mod takeover;
+mod view;
 mod watch;
 
 #[cfg(test)]

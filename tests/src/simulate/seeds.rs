@@ -44,12 +44,7 @@ pub struct Worlds {
 }
 
 /// Runs the worlds of `scenario` on `threads` threads; `look` sees each outcome as it comes, with what it fell short of.
-pub fn run(
-    scenario: &Scenario,
-    worlds: &Worlds,
-    threads: usize,
-    look: impl Fn(&Outcome, &[String]) + Sync,
-) -> Summary {
+pub fn run(scenario: &Scenario, worlds: &Worlds, threads: usize, look: impl Fn(&Outcome, &[String]) + Sync) -> Summary {
     let Worlds { devices, first, count, share } = *worlds;
     let next = AtomicU64::new(first);
     let summary = Mutex::new(Summary::default());

@@ -162,7 +162,9 @@ pub fn metadata(publisher: &Publisher, which: Metadata) -> Option<Vec<u8>> {
         Metadata::DirectorRoot(1) => Some(publisher.director_root_bytes()),
         Metadata::Root(_) | Metadata::DirectorRoot(_) => None,
         Metadata::Timestamp => Some(publisher.timestamp_bytes()),
-        Metadata::Snapshot(version) => (version == publisher.snapshot.version.get()).then(|| publisher.snapshot_bytes()),
+        Metadata::Snapshot(version) => {
+            (version == publisher.snapshot.version.get()).then(|| publisher.snapshot_bytes())
+        }
         Metadata::Targets(version) => (version == publisher.targets.version.get()).then(|| publisher.targets_bytes()),
     }
 }

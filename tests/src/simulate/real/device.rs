@@ -1,6 +1,6 @@
 //! One device with the real core: its process, its disk, and a driver that does what the core wants at once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use muster_agent::core::event::{Body, LoadFailure};
 use muster_agent::core::outbox::{Entry, Kind};
@@ -9,14 +9,14 @@ use muster_dispatcher::domain::rollout::DevicePhase;
 use muster_proto::code::Code;
 use muster_proto::desired::{Agreement, ShadowTerms, Terms, Window};
 use muster_proto::id::Digest;
-use muster_proto::report::{AgentInfo, Failure, Phase, Probe};
+use muster_proto::report::{AgentInfo, Failure, Probe};
 use muster_proto::transfer::{Fetch, Frame, Object};
-use muster_proto::trust::testing::Publisher;
 
-use super::bundles::{self, Bundles, metadata, slot, workspace};
+use super::bundles::{self, Bundles, slot, workspace};
 use super::disk::Disk;
+use super::source::Source;
 use super::watch::Watch;
-use crate::simulate::agent::{Act, Env, View};
+use crate::simulate::agent::{Act, Env};
 use crate::simulate::chance::For;
 use crate::simulate::desired::Desired;
 use crate::simulate::scenario::DefectKind;
@@ -36,16 +36,6 @@ const CUTS: f64 = 0.02;
 /// The most events that may follow from one.
 const MOST_EVENTS: usize = 10_000;
 
-/// What a device can fetch: what is signed, and what an intruder puts in its place.
-pub struct Source<'a> {
-    /// Whose metadata.
-    pub publisher: &'a Publisher,
-    /// What there is.
-    pub bundles: &'a Bundles,
-    /// What comes in the place of blobs.
-    pub swapped: BTreeMap<Digest, Vec<u8>>,
-}
-
 /// A device.
 #[derive(Debug)]
 pub struct Device {
@@ -53,54 +43,25 @@ pub struct Device {
     pub number: u32,
     /// What survives a power cut.
     pub disk: Disk,
-    state: State,
+    pub(super) state: State,
     /// What was seen of it.
     pub watch: Watch,
     began: u32,
     online: bool,
-    answers: Option<Digest>,
-    told: Option<Desired>,
+    pub(super) answers: Option<Digest>,
+    pub(super) told: Option<Desired>,
     attempt: u32,
     /// The version whose transfer is under way in the world, and the requests that wait for it.
     transfer: Option<u8>,
     asked: Vec<Fetch>,
     came: BTreeSet<Digest>,
-    fetched: u64,
-    phase: DevicePhase,
-    since: u32,
+    pub(super) fetched: u64,
+    pub(super) phase: DevicePhase,
+    pub(super) since: u32,
     shadow_until: Option<u32>,
     looks_at: u32,
     /// The power goes after so many more effects.
     cut_in: Option<u64>,
-}
-
-impl<'a> Source<'a> {
-    /// Honest.
-    pub fn honest(bundles: &'a Bundles) -> Self {
-        Self { publisher: &bundles.publisher, bundles, swapped: BTreeMap::new() }
-    }
-
-    fn read(&self, object: &Object) -> Option<Vec<u8>> {
-        match object {
-            Object::Metadata(which) => metadata(self.publisher, *which),
-            Object::Blob(digest) => self.swapped.get(digest).or_else(|| self.bundles.blobs.get(digest)).cloned(),
-        }
-    }
-
-    fn answer(&self, fetch: &Fetch) -> Vec<Event> {
-        let Fetch::ChunksV1 { object, chunk_size, indices, .. } = fetch else { return Vec::new() };
-        let Some(bytes) = self.read(object) else {
-            return vec![Event::FrameArrived(Frame::MissingV1 { object: object.clone(), code: Code::NotFound })];
-        };
-        let total = bytes.len() as u64;
-        let chunk = |index: &u32| {
-            let start = *index as usize * *chunk_size as usize;
-            let data = bytes.get(start..bytes.len().min(start + *chunk_size as usize))?.to_vec();
-            let (object, chunk_size, index) = (object.clone(), *chunk_size, *index);
-            Some(Event::FrameArrived(Frame::ChunkV1 { object, chunk_size, index, total, data }))
-        };
-        indices.iter().filter_map(chunk).collect()
-    }
 }
 
 fn agent_info(device: u32, env: &Env) -> AgentInfo {
@@ -169,7 +130,8 @@ impl Device {
     pub fn told(&mut self, desired: Desired, bundles: &Bundles, env: &Env, acts: &mut Vec<Act>) {
         let known = self.generation();
         if desired.generation > known {
-            let again = self.told.is_some_and(|told| told.version == desired.version && told.rollout == desired.rollout);
+            let again =
+                self.told.is_some_and(|told| told.version == desired.version && told.rollout == desired.rollout);
             let ended = matches!(self.phase, DevicePhase::Failed | DevicePhase::Refused);
             self.attempt = if !again { 0 } else { self.attempt + u32::from(ended) };
             if self.transfer.is_some_and(|version| version != desired.version) {
@@ -279,7 +241,7 @@ impl Device {
         }
     }
 
-    fn generation(&self) -> u32 {
+    pub(super) fn generation(&self) -> u32 {
         self.disk.durable.generation.0 as u32
     }
 
@@ -305,7 +267,8 @@ impl Device {
         // What answers after the start is seen from outside only once it is all over.
         let after = self.answering(bundles);
         then.retain(|act| !matches!(act, Act::Switch { .. }));
-        let had_previous = after == NONE && before != NONE && self.record().is_some_and(|record| record.active.is_some());
+        let had_previous =
+            after == NONE && before != NONE && self.record().is_some_and(|record| record.active.is_some());
         if had_previous {
             self.watch.breach("invariant 2: nothing answers after a start");
         }
@@ -462,20 +425,14 @@ impl Device {
     }
 
     /// Metadata and manifests come at once; what the world carries waits for it.
-    fn request(
-        &mut self,
-        fetch: Fetch,
-        source: &Source,
-        env: &Env,
-        events: &mut VecDeque<Event>,
-        acts: &mut Vec<Act>,
-    ) {
+    fn request(&mut self, fetch: Fetch, source: &Source, env: &Env, events: &mut VecDeque<Event>, acts: &mut Vec<Act>) {
         if let Fetch::DeltaV1 { want, .. } = fetch {
             return events.push_back(Event::FrameArrived(Frame::DeltaV1 { want, offer: None }));
         }
         let version = match &fetch {
             Fetch::ChunksV1 { object: Object::Blob(digest), .. } if !self.came.contains(digest) => {
-                let has = |bundle: &bundles::Bundle| bundle.manifest.files.iter().any(|file| file.blob.digest == *digest);
+                let has =
+                    |bundle: &bundles::Bundle| bundle.manifest.files.iter().any(|file| file.blob.digest == *digest);
                 source.bundles.all.iter().position(has).map(|at| at as u8 + 1)
             }
             _ => None,
@@ -509,74 +466,12 @@ impl Device {
         acts.extend(trial.map(|trial| Act::Wake(env.now + trial)));
     }
 
-    fn record(&self) -> Option<&muster_agent::core::durable::SlotRecord> {
+    pub(super) fn record(&self) -> Option<&muster_agent::core::durable::SlotRecord> {
         self.disk.durable.slots.get(&slot())
     }
 
-    fn answering(&self, bundles: &Bundles) -> u8 {
+    pub(super) fn answering(&self, bundles: &Bundles) -> u8 {
         self.answers.and_then(|digest| bundles.version(&digest)).unwrap_or(NONE)
-    }
-
-    /// The digest that answers.
-    pub fn answers(&self) -> Option<Digest> {
-        self.answers
-    }
-
-    fn phase_now(&self, bundles: &Bundles) -> DevicePhase {
-        let report = self.state.describe(Now::default());
-        let Some(told) = self.told else { return DevicePhase::Healthy };
-        let Some(of_slot) = report.slots.iter().find(|of_slot| of_slot.slot == slot()) else {
-            return if told.version == NONE { DevicePhase::Healthy } else { DevicePhase::Offered };
-        };
-        let wanted = bundles.get(told.version).map(|bundle| bundle.digest);
-        let code = of_slot.failure.as_ref().map(|failure| failure.code);
-        match of_slot.phase {
-            Phase::Offered => DevicePhase::Offered,
-            Phase::Fetching => DevicePhase::Fetching,
-            Phase::Verified => DevicePhase::Verified,
-            Phase::Staged => DevicePhase::Staged,
-            Phase::Active => DevicePhase::Active,
-            Phase::Healthy if wanted.is_some() && self.answers == wanted => DevicePhase::Healthy,
-            // Success without the proof is none.
-            Phase::Healthy => DevicePhase::Offered,
-            Phase::Failed if matches!(code, Some(Code::Incompatible | Code::TooLarge | Code::PlanUnapproved)) => {
-                DevicePhase::Refused
-            }
-            Phase::Failed => DevicePhase::Failed,
-            Phase::Removed => DevicePhase::Healthy,
-        }
-    }
-
-    /// How it stands.
-    pub fn view(&self, bundles: &Bundles) -> View {
-        let told = self.told.unwrap_or(Desired {
-            generation: 0,
-            version: self.answering(bundles),
-            rollout: 0,
-            stage: 0,
-            held: false,
-            urgent: false,
-            recall: false,
-        });
-        let report = self.state.describe(Now::default());
-        let of_slot = report.slots.iter().find(|of_slot| of_slot.slot == slot());
-        let generation = self.generation();
-        let previous = self.record().and_then(|record| record.previous.as_ref());
-        View {
-            generation,
-            rollout: told.rollout,
-            stage: told.stage,
-            wanted: told.version,
-            phase: self.phase,
-            code: of_slot.and_then(|of_slot| of_slot.failure.as_ref()).map(|failure| failure.code),
-            active: self.answering(bundles),
-            previous: previous.and_then(|previous| bundles.version(&previous.digest)).unwrap_or(NONE),
-            trial: self.phase == DevicePhase::Active,
-            since: self.since,
-            acknowledged: !self.disk.outbox.values().any(|(_, about)| *about == u64::from(generation)),
-            fetched: if of_slot.is_some_and(|of_slot| of_slot.transfer.fetched > 0) { self.fetched } else { 0 },
-            lag: 0,
-        }
     }
 }
 

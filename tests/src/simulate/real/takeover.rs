@@ -12,7 +12,8 @@ use muster_proto::id::Digest;
 use muster_proto::trust::testing::Publisher;
 
 use super::bundles::{Bundles, manifest, slot};
-use super::device::{Device, Source};
+use super::device::Device;
+use super::source::Source;
 use crate::simulate::agent::Env;
 use crate::simulate::version::FIRST;
 use crate::simulate::{EPOCH, fleet};
@@ -90,7 +91,7 @@ fn one(attempt: Attempt, device: &Device, bundles: &Bundles, env: &Env) -> Resul
     let source = Source { publisher: own.as_ref().unwrap_or(&bundles.publisher), bundles, swapped };
     let mut acts = Vec::new();
     copy.run(Event::Started, &source, env, &mut acts);
-    let answered = copy.answers();
+    let answered = copy.answers;
     copy.run(Event::LinkUp, &source, env, &mut acts);
     copy.run(Event::DesiredArrived(bundles.publisher.sign_desired(&desired)), &source, env, &mut acts);
     for look in 1..=LOOKS {
@@ -101,11 +102,11 @@ fn one(attempt: Attempt, device: &Device, bundles: &Bundles, env: &Env) -> Resul
     if let Some(what) = copy.watch.take().into_iter().find(|what| what.starts_with("invariant 1")) {
         return failed(&what);
     }
-    if answered.is_some() && copy.answers().is_none() {
+    if answered.is_some() && copy.answers.is_none() {
         return failed("nothing answers any more");
     }
     let is_signed = |digest: &Digest| bundles.version(digest).is_some();
-    if copy.answers().is_some_and(|digest| !is_signed(&digest)) || !copy.disk.manifests.keys().all(is_signed) {
+    if copy.answers.is_some_and(|digest| !is_signed(&digest)) || !copy.disk.manifests.keys().all(is_signed) {
         return failed("something answers or is kept that nobody signed");
     }
     let addressed = !matches!(attempt, Attempt::OtherDevice | Attempt::OtherWorkspace);

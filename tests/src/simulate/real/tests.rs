@@ -166,10 +166,8 @@ fn the_compact_model_ends_where_the_real_core_ends() {
         let script: Vec<Vec<Desired>> = (0..fleet.len()).map(|device| words(chance, &fleet, device)).collect();
         let mut real = Agents::new(&fleet, &scenario, Share::Part(1.0), chance);
         let mut compact = Compact::new(&fleet);
-        let (one, other) = (
-            drive(&mut real, &fleet, &versions, &script),
-            drive(&mut compact, &fleet, &versions, &script),
-        );
+        let (one, other) =
+            (drive(&mut real, &fleet, &versions, &script), drive(&mut compact, &fleet, &versions, &script));
         assert_eq!(real.breaches(), [], "seed {seed}");
         for (device, (real, compact)) in one.iter().zip(&other).enumerate() {
             for (i, (real, compact)) in real.iter().zip(compact).enumerate() {
@@ -190,7 +188,8 @@ fn invariant_4_no_attempt_succeeds_at_any_device() {
     for number in 0..fleet.len() {
         let mut device = Device::new(number, &bundles, &env);
         assert_eq!(takeover::attempt(&device, &bundles, &env), Ok(()));
-        let told = Desired { generation: 1, version: 3, rollout: 1, stage: 0, held: false, urgent: false, recall: false };
+        let told =
+            Desired { generation: 1, version: 3, rollout: 1, stage: 0, held: false, urgent: false, recall: false };
         device.told(told, &bundles, &env, &mut Vec::new());
         assert_eq!(takeover::attempt(&device, &bundles, &env), Ok(()));
         device.fetched(&bundles, &env, &mut Vec::new());

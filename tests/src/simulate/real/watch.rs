@@ -52,7 +52,8 @@ impl Watch {
 
     /// A chunk is written.
     pub fn wrote(&mut self, data: &[u8], bundles: &Bundles) {
-        let is_part = |blob: &Vec<u8>| blob.chunks(muster_proto::transfer::MIN_CHUNK as usize).any(|chunk| chunk == data);
+        let is_part =
+            |blob: &Vec<u8>| blob.chunks(muster_proto::transfer::MIN_CHUNK as usize).any(|chunk| chunk == data);
         if !bundles.blobs.values().any(is_part) {
             self.breach("invariant 1: bytes are written that are of no signed bundle");
         }
