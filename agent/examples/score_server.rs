@@ -103,6 +103,7 @@ fn load(args: &Args) -> Result<Loaded> {
         manifest,
         digest: Digest::of(&bytes),
         probe,
+        example: None,
         stats: SlotStats::default(),
         mirror: Default::default(),
     })

@@ -2,18 +2,36 @@
 //! scoring, status and metrics. It asks the executor and the slots and knows neither the store nor the
 //! network behind the agent; its router is also what a pod serves.
 
+mod answers;
+mod azure;
 mod body;
+mod caller;
+mod document;
 mod elements;
 mod error;
+mod exchange;
 mod find;
+mod gate;
+mod grpc;
 mod guard;
+mod keys;
 mod metrics;
+mod mlflow;
+mod nested;
+mod page;
 mod patience;
+mod rows;
 mod score;
 mod serve;
+mod services;
+mod table;
+mod v1;
 mod v2;
+mod verbs;
 mod veto;
+mod walk;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +41,28 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::driver::Status;
-use crate::engine::{Executor, Loaded};
+use crate::engine::{Executor, Loaded, Tensor, executor};
 use crate::run;
 use crate::veto::Vetoes;
 
+use caller::Caller;
+use find::Found;
+
 pub use error::Error;
 pub use guard::Exposure;
+pub use keys::{Hash, Keys};
 pub use serve::Server;
+pub use services::{Revision, RevisionView, Service, Services, Settings, View};
+
+/// A model's inputs by name.
+type Inputs = BTreeMap<String, Tensor>;
 
 const DIGEST: HeaderName = HeaderName::from_static("muster-bundle-digest");
 const VERSION: HeaderName = HeaderName::from_static("muster-model-version");
@@ -65,6 +91,7 @@ pub struct Api {
     status: Option<watch::Receiver<Status>>,
     disk: Option<PathBuf>,
     vetoes: Option<Arc<Vetoes>>,
+    services: Option<Arc<Services>>,
     budget: body::Budget,
     limits: Limits,
 }
@@ -73,7 +100,7 @@ impl Api {
     /// Answers with what the executor's slots hold.
     pub fn new(executor: Arc<Executor>, limits: Limits) -> Self {
         let budget = body::Budget::new(limits.body, limits.bodies);
-        Self { executor, status: None, disk: None, vetoes: None, budget, limits }
+        Self { executor, status: None, disk: None, vetoes: None, services: None, budget, limits }
     }
 
     /// Also tells what the agent does.
@@ -89,6 +116,47 @@ impl Api {
     /// Also takes vetoes.
     pub fn with_vetoes(self, vetoes: Arc<Vetoes>) -> Self {
         Self { vetoes: Some(vetoes), ..self }
+    }
+
+    /// Answers with these services, each behind its keys and its gate, instead of with the slots.
+    pub fn with_services(self, services: Arc<Services>) -> Self {
+        Self { services: Some(services), ..self }
+    }
+
+    /// How long a request may take in all.
+    fn time(&self) -> Duration {
+        self.services.as_ref().map_or(self.limits.time, |services| services.longest())
+    }
+
+    /// Runs `inputs` on what was found, once its service lets the request through. Whoever gives up waiting is not
+    /// computed for.
+    async fn infer(&self, caller: Caller, found: &Found, inputs: Inputs) -> Result<executor::Inference, Error> {
+        let (slot, loaded) = found;
+        let service = self.services.as_ref().and_then(|services| services.get(slot)).and_then(Result::ok);
+        let Some(service) = service else {
+            return self.within(caller, self.executor.infer_on(Arc::clone(loaded), inputs)).await;
+        };
+        let caller = caller.within(Some(service.settings.timeout()));
+        // A request that cannot be computed takes nobody's turn.
+        loaded.model.check(&inputs)?;
+        let pass = service.gate.enter(caller.key, caller.deadline).await?;
+        let answer = self.within(caller, self.executor.infer_on(Arc::clone(loaded), inputs)).await;
+        drop(pass);
+        answer
+    }
+
+    async fn within<T>(
+        &self,
+        caller: Caller,
+        run: impl Future<Output = Result<T, executor::Error>>,
+    ) -> Result<T, Error> {
+        match caller.deadline {
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), run).await {
+                Ok(answer) => Ok(answer?),
+                Err(_) => Err(Error::Late),
+            },
+            None => Ok(run.await?),
+        }
     }
 }
 
@@ -115,6 +183,21 @@ pub async fn start(
     Ok(server)
 }
 
+/// The routes of an admin listener: health, metrics, and `own`.
+pub fn admin_router(api: &Arc<Api>, own: Router, exposure: Exposure) -> Router {
+    Router::new()
+        .route("/healthz", get(v2::live))
+        .route("/v2/health/live", get(v2::live))
+        .route("/v2/health/ready", get(v2::ready))
+        .route("/metrics", get(metrics::metrics))
+        .with_state(Arc::clone(api))
+        .merge(own)
+        .fallback(|| async { Error::NotFound("Not Found".into()) })
+        .method_not_allowed_fallback(|| async { Error::WrongVerb })
+        .layer(from_fn_with_state(exposure, guard::admit))
+        .layer(from_fn(guard::observe))
+}
+
 /// All routes.
 pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
     // Probes come often and have to be answered whatever else goes on.
@@ -124,34 +207,51 @@ pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
         .route("/v2/health/ready", get(v2::ready));
     let others = Router::new()
         .route("/", get(index))
-        .route("/status", get(status))
-        .route("/metrics", get(metrics::metrics))
-        .route("/v1/veto", get(veto::show).put(veto::ask).delete(veto::take_back))
         .route("/score", get(score::list).post(score::score_only))
         .route("/score/{*slot}", get(score::usage).post(score::score))
         .route("/v2", get(v2::server))
         .route("/v2/", get(v2::server))
         .route("/v2/models", get(v2::models))
-        .route("/v2/models/{*model}", get(v2::read).post(v2::write))
+        .route("/v2/models/{*model}", get(v2::read).post(v2::write).layer(from_fn(verbs::allow)))
         .route("/v2/repository/index", post(v2::index))
         .route("/v2/repository/models/{*action}", post(|| v2::not_offered("loading and unloading by request")))
         .route("/v2/systemsharedmemory/{*action}", any(|| v2::not_offered("shared memory")))
         .route("/v2/cudasharedmemory/{*action}", any(|| v2::not_offered("shared memory")))
         .route("/v2/trace/setting", any(|| v2::not_offered("tracing by request")))
         .route("/v2/logging", any(|| v2::not_offered("changing the log by request")))
-        .layer(from_fn_with_state(api.limits.time, guard::limit_time));
+        .merge(v1::routes())
+        .merge(azure::routes())
+        .merge(document::routes())
+        .merge(page::routes())
+        .merge(if api.services.is_some() { Router::new() } else { of_a_device() })
+        .layer(from_fn_with_state(Arc::clone(api), guard::limit_time));
     health
         .merge(others)
+        .merge(mlflow::routes(api))
+        .with_state(Arc::clone(api))
+        .merge(grpc::routes(Arc::clone(api)))
         .fallback(|| async { Error::NotFound("Not Found".into()) })
         .method_not_allowed_fallback(|| async { Error::WrongVerb })
         .layer(from_fn_with_state(exposure, guard::admit))
         .layer(from_fn(guard::observe))
-        .with_state(Arc::clone(api))
+}
+
+/// What only a device tells: a server with services has an admin listener for its own figures.
+fn of_a_device() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/status", get(status))
+        .route("/metrics", get(metrics::metrics))
+        .route("/v1/veto", get(veto::show).put(veto::ask).delete(veto::take_back))
 }
 
 /// `GET /`: where to go from here.
-async fn index() -> impl IntoResponse {
-    Json(json!({
+async fn index(headers: HeaderMap) -> Response {
+    if page::is_preferred(&headers) {
+        return page::page();
+    }
+    let index = json!({
+        // KServe's first protocol asks here whether a server is alive.
+        "status": "alive",
         "name": "muster-agent",
         "version": env!("CARGO_PKG_VERSION"),
         "routes": {
@@ -166,8 +266,14 @@ async fn index() -> impl IntoResponse {
             "PUT /v1/veto": "asks to wait with the switch to another version: {\"seconds\": 3600, \"reason\": \"…\"}",
             "GET /v1/veto": "the vetoes that hold now; DELETE takes back what was asked here",
             "GET /metrics": "figures for Prometheus",
+            "POST /v1/models/MODEL:predict": "an inference as KServe's first protocol has it",
+            "POST /invocations/SLOT": "an inference as MLflow's scoring server has it; /ping, /health and /version go with it",
+            "POST /api/v1/service/SLOT/score": "an inference as Azure ML's first web services have it",
+            "GET /openapi.json": "all routes and tensors in OpenAPI 3.1; /openapi/SLOT for one slot, /swagger.json in Swagger 2.0",
+            "GET /ui": "a page on which models can be tried",
         }
-    }))
+    });
+    Json(index).into_response()
 }
 
 /// `GET /status`

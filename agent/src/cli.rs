@@ -3,9 +3,11 @@
 mod enroll;
 mod local;
 mod score;
+mod serve;
 mod status;
 mod support;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,6 +41,9 @@ enum Command {
     Enroll(enroll::Args),
     /// Run the agent until it is told to stop.
     Run(RunArgs),
+    /// Serve models as REST endpoints, without a fleet: bundles by folder, or a document with services.
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(serve::Args),
     /// What the running agent does: slots, phases, connection, outbox.
     Status(status::Args),
     /// Look for what could keep this device from working, one line per check.
@@ -94,9 +99,19 @@ fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars().filter(|(name, _)| name != "MUSTER_AGENT_CONFIG" && name != "MUSTER_AGENT_LOG")
 }
 
-/// Parses the arguments and runs the command.
+/// The media type of an input by its first bytes: `.json`, `.npy`, PNG or JPEG.
+pub fn kind_of_input(bytes: &[u8]) -> Option<&'static str> {
+    score::kind(bytes)
+}
+
+/// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    main_with(std::env::args_os())
+}
+
+/// Parses `arguments`, whose first is the program's name, and runs the command.
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -105,6 +120,9 @@ pub fn main() -> ExitCode {
     };
     if let Command::Check(args) = &cli.command {
         return run_checks(&cli, args);
+    }
+    if let Command::Serve(args) = &cli.command {
+        return serve::run(args);
     }
     let config = match cli.load() {
         Ok(config) => config,
@@ -119,7 +137,7 @@ pub fn main() -> ExitCode {
         Command::Enroll(args) => enroll::run(args, &config),
         Command::Run(args) => return run_agent(args, config),
         Command::Status(args) => status::run(args, &config),
-        Command::Check(_) => Ok(()),
+        Command::Check(_) | Command::Serve(_) => Ok(()),
         Command::Score(args) => score::run(args, &config),
         Command::SupportBundle(args) => support::run(args, &cli.path(), &config),
     };

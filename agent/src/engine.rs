@@ -40,7 +40,7 @@ pub const NAME: &str = "tract";
 pub const VERSION: &str = "0.23.9";
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 #[cfg(test)]
 mod tests {

@@ -16,6 +16,7 @@ pub mod driver;
 
 pub mod engine;
 pub mod link;
+pub mod serve;
 pub mod store;
 pub mod veto;
 pub mod vitals;

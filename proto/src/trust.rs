@@ -26,7 +26,7 @@ pub mod sign;
 pub mod testing;
 
 pub use approval::Approvers;
-pub use director::{Director, agree, verify_manifest};
+pub use director::{Director, agree, choose, verify_manifest};
 pub use envelope::{MAX_ROOT, MAX_SNAPSHOT, MAX_TARGETS, MAX_TIMESTAMP};
 pub use error::{Error, Role};
 pub use key::KeyEntry;

@@ -33,6 +33,11 @@ impl Budget {
     pub fn new(body: usize, total: usize) -> Self {
         Self { units: Arc::new(Semaphore::new(total / UNIT)), body }
     }
+
+    /// A part of it, with nothing in it yet.
+    pub fn hold(&self) -> Held {
+        Held { budget: self.clone(), permits: None }
+    }
 }
 
 /// A body as it arrived, counted against the budget until it is dropped.
@@ -61,7 +66,7 @@ pub struct Held {
 
 impl Held {
     /// Counts up to `bytes`; refuses what is over a limit, before anything is allocated for it.
-    fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
         if bytes > self.budget.body {
             return Err(Error::TooLarge(self.budget.body));
         }
@@ -78,6 +83,11 @@ impl Held {
         }
         Ok(())
     }
+
+    /// Gives everything back.
+    pub fn release(&mut self) {
+        self.permits = None;
+    }
 }
 
 /// How a body is packed.
@@ -90,10 +100,20 @@ pub enum Coding {
 }
 
 impl Coding {
-    fn name(self) -> &'static str {
+    /// Its name in a header.
+    pub fn name(self) -> &'static str {
         match self {
             Coding::Gzip => "gzip",
             Coding::Deflate => "deflate",
+        }
+    }
+
+    /// Unpacks `bytes`, and counts both forms.
+    pub fn unpack(self, bytes: &[u8], held: &mut Held) -> Result<Vec<u8>, Error> {
+        match self {
+            // As zlib itself does, which takes either where clients mix them up.
+            Coding::Deflate if !bytes.starts_with(&[0x1f, 0x8b]) => unpack(ZlibDecoder::new(bytes), bytes.len(), held),
+            Coding::Gzip | Coding::Deflate => unpack(MultiGzDecoder::new(bytes), bytes.len(), held),
         }
     }
 }
@@ -105,7 +125,7 @@ pub async fn receive(headers: &HeaderMap, body: Body, budget: &Budget) -> Result
     if claimed.is_some_and(|bytes| bytes > budget.body as u64) {
         return Err(Error::TooLarge(budget.body));
     }
-    let mut held = Held { budget: budget.clone(), permits: None };
+    let mut held = budget.hold();
     let (mut bytes, mut stream) = (Vec::new(), body.into_data_stream());
     while let Some(part) = stream.next().await {
         let part = part.map_err(|_| Error::BadRequest("the body broke off".into()))?;
@@ -126,12 +146,7 @@ impl Received {
         let Self { bytes, coding, mut held } = self;
         let bytes = match coding {
             None => bytes,
-            Some(Coding::Gzip) => unpack(MultiGzDecoder::new(bytes.as_slice()), bytes.len(), &mut held)?,
-            // As zlib itself does, which takes either where clients mix them up.
-            Some(Coding::Deflate) if bytes.starts_with(&[0x1f, 0x8b]) => {
-                unpack(MultiGzDecoder::new(bytes.as_slice()), bytes.len(), &mut held)?
-            }
-            Some(Coding::Deflate) => unpack(ZlibDecoder::new(bytes.as_slice()), bytes.len(), &mut held)?,
+            Some(coding) => coding.unpack(&bytes, &mut held)?,
         };
         Ok(Plain { bytes, held })
     }

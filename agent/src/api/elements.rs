@@ -129,7 +129,7 @@ impl Nesting {
 }
 
 /// Appends the element that `token` is; none where `dtype` cannot hold it.
-fn push(dtype: Dtype, token: &str, data: &mut Vec<u8>) -> Option<()> {
+pub fn push(dtype: Dtype, token: &str, data: &mut Vec<u8>) -> Option<()> {
     macro_rules! whole {
         ($t:ty) => {
             data.extend_from_slice(&whole::<$t>(token)?.to_le_bytes())

@@ -2,12 +2,13 @@
 //! Sentences name what was sent and what was wanted, never a file, a node or another request.
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use muster_proto::code::Code;
 use serde_json::json;
 
+use super::gate::Refusal;
 use crate::engine::{executor, json as tensors, model, transforms};
 
 /// The most characters of what a caller sent that are sent back.
@@ -18,6 +19,13 @@ const MAX_SENTENCE: usize = 1000;
 const BUSY_SECONDS: u16 = 1;
 /// When to try again where a model is on its way.
 const LOADING_SECONDS: u16 = 5;
+
+/// What a response to an error carries inside this process, for protocols with a form of their own.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// What is wrong.
+    pub sentence: String,
+}
 
 /// Why a request gets no answer.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +66,15 @@ pub enum Error {
     /// The queue is full, or the agent is going away. A retry helps.
     #[error("{0}")]
     Overloaded(String),
-    /// The answer took too long. A retry may help.
-    #[error("no answer within {0} ms")]
-    Late(u128),
+    /// No key, or one that does not open the service. A retry with the same cannot help.
+    #[error("{0}")]
+    Unauthorized(&'static str),
+    /// The caller has more under way than its share. A retry helps once some of it is done.
+    #[error("{0}")]
+    Share(String),
+    /// The answer took longer than caller or service allow. A retry may help.
+    #[error("no answer within the time that the request or the service allows")]
+    Late,
     /// The model failed on inputs that fit it. A retry with the same cannot help.
     #[error("the model failed on these inputs; the agent's log has the details")]
     InferenceFailed,
@@ -74,6 +88,8 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
             Error::BadRequest(_) | Error::Input(_) => StatusCode::BAD_REQUEST,
+            Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Error::Share(_) => StatusCode::TOO_MANY_REQUESTS,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::WrongVerb => StatusCode::METHOD_NOT_ALLOWED,
@@ -83,7 +99,7 @@ impl Error {
             Error::NotReady(_) | Error::NothingReady | Error::Busy | Error::Overloaded(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Error::Late(_) => StatusCode::GATEWAY_TIMEOUT,
+            Error::Late => StatusCode::GATEWAY_TIMEOUT,
             Error::InferenceFailed | Error::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -97,7 +113,8 @@ impl Error {
             Error::NotFound(_) => Code::NotFound,
             Error::TooLarge(_) => Code::TooLarge,
             Error::NotReady(_) | Error::NothingReady => Code::NoModel,
-            Error::Busy | Error::Overloaded(_) | Error::Late(_) => Code::Overloaded,
+            Error::Unauthorized(_) => Code::Unauthorized,
+            Error::Busy | Error::Overloaded(_) | Error::Share(_) | Error::Late => Code::Overloaded,
             Error::InferenceFailed => Code::InferenceFailed,
             Error::Internal => Code::Internal,
         }
@@ -107,7 +124,7 @@ impl Error {
     fn retry_after(&self) -> Option<u16> {
         match self {
             Error::NotReady(_) | Error::NothingReady => Some(LOADING_SECONDS),
-            Error::Busy | Error::Overloaded(_) => Some(BUSY_SECONDS),
+            Error::Busy | Error::Overloaded(_) | Error::Share(_) => Some(BUSY_SECONDS),
             _ => None,
         }
     }
@@ -117,16 +134,35 @@ impl Error {
         Error::NotFound(format!("no slot or model is called {:?}; GET /v2/models lists them", clip(name)))
     }
 
+    /// What is wrong, as it is sent.
+    pub fn sentence(&self) -> String {
+        clip_to(&self.to_string(), MAX_SENTENCE)
+    }
+
     fn next_step(&self) -> &'static str {
         match self {
             Error::NotFound(_) => "GET / lists the routes, GET /v2/models the models",
             Error::WrongVerb => "GET / lists the routes with their verbs",
             Error::Forbidden(_) => "call from a program instead of a web page, or use the Unix socket",
             Error::TooLarge(_) => "send fewer items in one request",
-            Error::Late(_) => "send fewer items in one request, or try again when there is less to do",
+            Error::Unauthorized(_) => {
+                "send the service's key as `Authorization: Bearer KEY`; `muster service keys` tells of them"
+            }
+            Error::Share(_) => "send fewer requests at once with this key",
+            Error::Late => "send fewer items in one request, or try again when there is less to do",
             Error::MediaType(_) => "name the body's type in Content-Type and its encoding in Content-Encoding",
             Error::BadRequest(_) => "mend what the message names and send the request again",
             other => other.code().next_step(),
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Share(_) => Error::Share(refusal.to_string()),
+            Refusal::Full(_) | Refusal::Waited(_) => Error::Overloaded(refusal.to_string()),
+            Refusal::Late => Error::Late,
         }
     }
 }
@@ -167,8 +203,13 @@ impl From<transforms::Error> for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let body = json!({"error": clip_to(&self.to_string(), MAX_SENTENCE), "code": self.code(), "next_step": self.next_step()});
+        let sentence = self.sentence();
+        let body = json!({"error": sentence, "code": self.code(), "next_step": self.next_step()});
         let mut response = (self.status(), Json(body)).into_response();
+        if let Error::Unauthorized(_) = self {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response.extensions_mut().insert(Told { sentence });
         if let Some(seconds) = self.retry_after() {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

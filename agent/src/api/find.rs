@@ -7,7 +7,9 @@ use muster_proto::id::{ModelName, SlotName};
 use muster_proto::manifest::parse_target_path;
 
 use super::Api;
+use super::caller::Caller;
 use super::error::{Error, clip};
+use super::services::{Service, Services};
 use crate::engine::Loaded;
 
 /// What is asked of a model.
@@ -65,13 +67,19 @@ impl Address {
 pub type Found = (SlotName, Arc<Loaded>);
 
 impl Api {
-    /// Every slot that answers, in order of name.
-    pub fn answering(&self) -> Vec<Found> {
-        self.executor.slots().all()
+    /// Every slot that answers, in order of name; of services those that the caller may use.
+    pub fn answering(&self, caller: Caller) -> Vec<Found> {
+        match &self.services {
+            Some(services) => open_to(services, caller).into_iter().filter_map(|s| stable(&s)).collect(),
+            None => self.executor.slots().all(),
+        }
     }
 
     /// What answers to `name`, and to `version` where there is one.
-    pub fn find(&self, name: &str, version: Option<&str>) -> Result<Found, Error> {
+    pub fn find(&self, caller: Caller, name: &str, version: Option<&str>) -> Result<Found, Error> {
+        if let Some(services) = &self.services {
+            return find_service(services, caller, name, version);
+        }
         let found = self.find_any_version(name)?;
         let has = found.1.manifest.version.to_string();
         match version {
@@ -92,7 +100,7 @@ impl Api {
                 return Err(Error::NotReady(slot.to_string()));
             }
         }
-        let mut found = self.answering();
+        let mut found = self.executor.slots().all();
         found.retain(|(_, loaded)| is_called(&loaded.manifest.model, name));
         let slots: Vec<&str> = found.iter().map(|(slot, _)| slot.as_str()).collect();
         if slots.len() > 1 {
@@ -115,6 +123,70 @@ impl Api {
             desired.is_some() && fits(&slot.slot, desired.as_ref().map(|(model, _)| model))
         })
     }
+}
+
+/// Whether anything answers that is there: a device's slots, or services once loading is over.
+pub fn is_ready(api: &Api) -> bool {
+    match &api.services {
+        Some(services) => services.is_ready(),
+        None => !api.executor.slots().all().is_empty(),
+    }
+}
+
+/// The service called `name`, or whose model is called so, if the caller's key opens it; nobody learns without a key
+/// which names exist.
+fn find_service(services: &Services, caller: Caller, name: &str, version: Option<&str>) -> Result<Found, Error> {
+    let service = match name.parse::<SlotName>().ok().and_then(|name| services.get(&name)) {
+        Some(Ok(service)) => {
+            authorize(&service, caller)?;
+            service
+        }
+        Some(Err(_)) => return Err(Error::NotReady(clip(name))),
+        None => {
+            let mut open = open_to(services, caller);
+            open.retain(|service| service.stable().is_some_and(|loaded| is_called(&loaded.manifest.model, name)));
+            match open.len() {
+                0 if services.answering().iter().any(|service| !service.keys.accept(caller.key)) => {
+                    return Err(unauthorized(caller));
+                }
+                0 => return Err(Error::unknown_model(name)),
+                1 => open.remove(0),
+                _ => {
+                    let names: Vec<&str> = open.iter().map(|service| service.name.as_str()).collect();
+                    let text = format!("{:?} answers as {}: name one of them", clip(name), names.join(", "));
+                    return Err(Error::BadRequest(text));
+                }
+            }
+        }
+    };
+    let loaded = match version {
+        Some(version) => service.version(version).ok_or_else(|| {
+            Error::NotFound(format!("version {:?} of {:?} does not answer here", clip(version), clip(name)))
+        })?,
+        None => service.next().ok_or_else(|| Error::NotReady(service.name.to_string()))?,
+    };
+    Ok((service.name.clone(), Arc::clone(loaded)))
+}
+
+fn open_to(services: &Services, caller: Caller) -> Vec<Arc<Service>> {
+    let mut all = services.answering();
+    all.retain(|service| service.keys.accept(caller.key));
+    all
+}
+
+fn stable(service: &Service) -> Option<Found> {
+    Some((service.name.clone(), Arc::clone(service.stable()?)))
+}
+
+fn authorize(service: &Service, caller: Caller) -> Result<(), Error> {
+    if service.keys.accept(caller.key) { Ok(()) } else { Err(unauthorized(caller)) }
+}
+
+fn unauthorized(caller: Caller) -> Error {
+    Error::Unauthorized(match caller.key {
+        Some(_) => "this key opens no such service",
+        None => "a key is needed",
+    })
 }
 
 fn is_called(model: &ModelName, name: &str) -> bool {

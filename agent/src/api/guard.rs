@@ -3,7 +3,8 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::header::{HOST, ORIGIN};
@@ -12,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
+use super::Api;
 use super::error::{Error, clip};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -78,11 +80,11 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Answers in the usual form where a request takes longer than `limit`; its inference is not begun then.
-pub async fn limit_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
+/// Answers in the usual form where a request takes longer than it may; its inference is not begun then.
+pub async fn limit_time(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(api.time(), next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Error::Late(limit.as_millis()).into_response(),
+        Err(_) => Error::Late.into_response(),
     }
 }
 

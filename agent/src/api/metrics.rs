@@ -13,6 +13,7 @@ use muster_proto::report::{LATENCY_BOUNDS_US, Phase};
 use super::Api;
 use super::error::Error;
 use super::find::Found;
+use super::services::Services;
 use crate::driver::Status;
 use crate::vitals;
 
@@ -30,7 +31,10 @@ const PHASES: [Phase; 8] = [
 
 pub async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, Error> {
     let mut page = Page::default();
-    slots(&mut page, &api.answering());
+    match &api.services {
+        Some(services) => of_services(&mut page, services),
+        None => slots(&mut page, &api.executor.slots().all()),
+    }
     page.family("muster_queue_depth", "gauge", "Requests that wait for a thread, of all slots.");
     page.sample("muster_queue_depth", &[], api.executor.queued());
     if let Some(status) = &api.status {
@@ -68,6 +72,34 @@ impl Page {
     fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, &[], value);
+    }
+}
+
+fn of_services(page: &mut Page, services: &Services) {
+    let all = services.answering();
+    let revisions = all.iter().flat_map(|service| {
+        service.revisions.iter().map(|revision| (service.name.clone(), Arc::clone(&revision.loaded)))
+    });
+    slots(page, &revisions.collect::<Vec<_>>());
+    let views = services.views();
+    page.family("muster_service_ready", "gauge", "1 where what was asked for answers.");
+    for view in &views {
+        page.sample("muster_service_ready", &[("service", view.name.as_str())], u8::from(view.ready));
+    }
+    page.family("muster_service_running", "gauge", "Requests that passed the service's gate and are not answered.");
+    for view in &views {
+        page.sample("muster_service_running", &[("service", view.name.as_str())], view.running);
+    }
+    page.family("muster_service_queue_depth", "gauge", "Requests that wait at the service's gate.");
+    for view in &views {
+        page.sample("muster_service_queue_depth", &[("service", view.name.as_str())], view.waiting);
+    }
+    page.family("muster_service_refused_total", "counter", "Requests that the gate refused, by reason.");
+    for service in &all {
+        for (reason, count) in service.gate.refused() {
+            let labels = [("service", service.name.as_str()), ("reason", reason)];
+            page.sample("muster_service_refused_total", &labels, count);
+        }
     }
 }
 

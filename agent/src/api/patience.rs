@@ -1,5 +1,6 @@
 //! Callers who send a request's head byte by byte. hyper's limit for the head also runs while a
-//! kept-alive connection rests, so it has to be long; this one begins with the first byte of a head.
+//! kept-alive connection rests, so it has to be long; this one begins with the first byte of a head. HTTP/2 sends
+//! more than heads: its connections end where nothing is asked for long, and where nobody answers its pings.
 
 use std::future::Future;
 use std::io;
@@ -27,7 +28,19 @@ impl Heads {
         Serving(self.clone())
     }
 
-    fn count(&self) -> usize {
+    /// Waits until for `limit` nothing was asked or answered.
+    pub async fn idle(&self, limit: Duration) {
+        loop {
+            let before = self.count();
+            tokio::time::sleep(limit).await;
+            if self.count() == before && self.are_served() {
+                return;
+            }
+        }
+    }
+
+    /// How many heads were read.
+    pub fn count(&self) -> usize {
         self.0.0.load(Ordering::Acquire)
     }
 
@@ -42,6 +55,9 @@ impl Drop for Serving {
     }
 }
 
+/// How every connection of HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// A stream that fails where a head has begun and is not whole in time.
 #[derive(Debug)]
 pub struct Patient<S> {
@@ -50,13 +66,25 @@ pub struct Patient<S> {
     limit: Duration,
     /// Until when the head after so many others has to be whole.
     deadline: Option<(usize, Pin<Box<Sleep>>)>,
+    /// How much of the preface was read; none where something else was.
+    preface: Option<usize>,
 }
 
 impl<S> Patient<S> {
     /// Gives each head `limit` from its first byte, and the first one from now on.
     pub fn new(inner: S, heads: Heads, limit: Duration) -> Self {
         let deadline = Some((0, Box::pin(tokio::time::sleep(limit))));
-        Self { inner, heads, limit, deadline }
+        Self { inner, heads, limit, deadline, preface: Some(0) }
+    }
+
+    /// Whether the connection has become one of HTTP/2 with what was read.
+    fn is_http2(&mut self, read: &[u8]) -> bool {
+        if let Some(seen) = self.preface.filter(|seen| *seen < PREFACE.len()) {
+            let rest = &PREFACE[seen..];
+            let length = rest.len().min(read.len());
+            self.preface = (rest[..length] == read[..length]).then_some(seen + length);
+        }
+        self.preface == Some(PREFACE.len())
     }
 }
 
@@ -69,6 +97,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         }
         let filled = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, buf) {
+            if this.is_http2(&buf.filled()[filled..]) {
+                this.deadline = None;
+                return Poll::Ready(read);
+            }
             if buf.filled().len() > filled && this.deadline.is_none() && this.heads.are_served() {
                 this.deadline = Some((heads, Box::pin(tokio::time::sleep(this.limit))));
             }
@@ -136,6 +168,33 @@ mod tests {
         assert_eq!(read_to_end(&mut slow).await.expect_err("too late").kind(), io::ErrorKind::TimedOut);
         drop(slow);
         dripping.await.expect("ends with the stream");
+    }
+
+    #[tokio::test]
+    async fn http2_may_say_little_between_requests() {
+        let (mut caller, mut stream, _) = pair();
+        let mut read = [0; 24];
+        for part in [&PREFACE[..3], &PREFACE[3..]] {
+            caller.write_all(part).await.expect("written");
+            stream.read_exact(&mut read[..part.len()]).await.expect("in time");
+        }
+        caller.write_all(b"ping").await.expect("written");
+        stream.read_exact(&mut read[..4]).await.expect("in time");
+        tokio::time::timeout(Duration::from_millis(60), stream.read_exact(&mut read)).await.expect_err("rests");
+
+        let (mut caller, mut other, _) = pair();
+        caller.write_all(b"PRI * HTTP/1.1\r\n").await.expect("written");
+        assert!(read_to_end(&mut other).await.is_err(), "a head that is not whole");
+    }
+
+    #[tokio::test]
+    async fn connections_are_idle_when_nothing_is_asked() {
+        let heads = Heads::default();
+        let limit = Duration::from_millis(10);
+        let serving = heads.serve();
+        tokio::time::timeout(limit * 5, heads.idle(limit)).await.expect_err("a request is under way");
+        drop(serving);
+        tokio::time::timeout(Duration::from_secs(5), heads.idle(limit)).await.expect("idle");
     }
 
     #[tokio::test]

@@ -20,9 +20,10 @@ use muster_proto::manifest::{InputOp, Tensor};
 use serde::Serialize;
 use serde_json::json;
 
+use super::caller::Caller;
 use super::error::Error;
 use super::find::Found;
-use super::{Api, body, compute, provenance};
+use super::{Api, answers, azure, body, compute, provenance};
 use crate::engine::Loaded;
 use crate::engine::transforms::{Answer, apply_outputs};
 
@@ -32,18 +33,23 @@ type Slot = Result<Path<String>, PathRejection>;
 const LARGE: usize = 64 << 10;
 
 /// `GET /score`
-pub async fn list(State(api): State<Arc<Api>>) -> Response {
+pub async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Response {
     let one = |(slot, loaded): Found| {
         let url = format!("/score/{slot}");
         json!({"slot": slot, "model": loaded.manifest.model, "version": loaded.manifest.version, "url": url})
     };
-    let slots: Vec<_> = api.answering().into_iter().map(one).collect();
+    let slots: Vec<_> = api.answering(caller).into_iter().map(one).collect();
     Json(json!({"slots": slots})).into_response()
 }
 
 /// `GET /score/{slot}`: what to send, and an example.
-pub async fn usage(State(api): State<Arc<Api>>, slot: Slot, headers: HeaderMap) -> Result<Response, Error> {
-    let found = api.find(&name(slot)?, None)?;
+pub async fn usage(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    slot: Slot,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let found = api.find(caller, &name(slot)?, None)?;
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let mut response = Json(usage::describe(&found, host)).into_response();
     provenance(&found.1, response.headers_mut());
@@ -51,11 +57,14 @@ pub async fn usage(State(api): State<Arc<Api>>, slot: Slot, headers: HeaderMap) 
 }
 
 /// `POST /score`, where there is no doubt about the slot.
-pub async fn score_only(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Error> {
-    let mut answering = api.answering();
+pub async fn score_only(State(api): State<Arc<Api>>, caller: Caller, request: Request) -> Result<Response, Error> {
+    let mut answering = api.answering(caller);
     match answering.len() {
         0 => Err(Error::NothingReady),
-        1 => answer(&api, answering.remove(0), request).await,
+        1 => {
+            let (only, _) = answering.remove(0);
+            answer(&api, caller, api.find(caller, only.as_str(), None)?, request).await
+        }
         _ => {
             let slots: Vec<&str> = answering.iter().map(|(slot, _)| slot.as_str()).collect();
             let text = format!("several slots answer: POST to /score/SLOT with one of {}", slots.join(", "));
@@ -65,9 +74,14 @@ pub async fn score_only(State(api): State<Arc<Api>>, request: Request) -> Result
 }
 
 /// `POST /score/{slot}`
-pub async fn score(State(api): State<Arc<Api>>, slot: Slot, request: Request) -> Result<Response, Error> {
-    let found = api.find(&name(slot)?, None)?;
-    answer(&api, found, request).await
+pub async fn score(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    slot: Slot,
+    request: Request,
+) -> Result<Response, Error> {
+    let found = api.find(caller, &name(slot)?, None)?;
+    answer(&api, caller, found, request).await
 }
 
 fn name(slot: Slot) -> Result<String, Error> {
@@ -75,25 +89,34 @@ fn name(slot: Slot) -> Result<String, Error> {
     Ok(slot.strip_suffix('/').unwrap_or(&slot).to_owned())
 }
 
-async fn answer(api: &Api, (_, loaded): Found, request: Request) -> Result<Response, Error> {
+/// Answers by what was found, in the form in which `request` asks.
+pub async fn answer(api: &Api, caller: Caller, found: Found, request: Request) -> Result<Response, Error> {
     let (head, body) = request.into_parts();
     let kind = inputs::kind_of(&head.headers)?;
     let coding = body::accepted(&head.headers);
     let received = body::receive(&head.headers, body, &api.budget).await?;
 
-    let manifest = &loaded.manifest;
+    let manifest = &found.1.manifest;
     let is_heavy = received.is_heavy() || manifest.transforms.inputs.values().any(|ops| takes_image(ops));
-    let for_inputs = Arc::clone(&loaded);
-    let (inputs, held) = compute(is_heavy, move || {
+    let for_inputs = Arc::clone(&found.1);
+    let (inputs, form, held) = compute(is_heavy, move || {
         let plain = received.plain()?;
-        Ok((inputs::read(&plain.bytes, kind, &for_inputs)?, plain.held))
+        let (inputs, form) = match azure::read(&plain.bytes, for_inputs.model.inputs()) {
+            Some(read) => read.map(|(inputs, form)| (inputs, Some(form)))?,
+            None => (inputs::read(&plain.bytes, kind, &for_inputs)?, None),
+        };
+        Ok((inputs, form, plain.held))
     })
     .await?;
-    let (loaded, outputs) = api.executor.infer_on(loaded, inputs).await?;
+    let inference = api.infer(caller, &found, inputs).await?;
     drop(held);
 
-    let is_heavy = outputs.values().map(|tensor| tensor.data().len()).sum::<usize>() > LARGE;
-    compute(is_heavy, move || write(&loaded, &outputs, coding)).await
+    let is_heavy = inference.1.values().map(|tensor| tensor.data().len()).sum::<usize>() > LARGE;
+    compute(is_heavy, move || match form {
+        Some(form) => answers::write(&inference, form.key, form.several, coding),
+        None => write(&inference.0, &inference.1, coding),
+    })
+    .await
 }
 
 /// Whether what a caller sends for an input is an image.

@@ -5,6 +5,7 @@ mod errors;
 mod listening;
 mod metrics;
 mod protocol;
+mod rows;
 mod scoring;
-mod support;
+pub mod support;
 mod veto;

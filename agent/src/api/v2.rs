@@ -1,10 +1,11 @@
 //! The Open Inference Protocol, version 2, over REST, as tritonclient and kserve speak it. It knows
 //! neither transforms nor the simple form of `/score`.
 
+pub mod check;
 mod infer;
-mod model;
+pub mod model;
 mod request;
-mod response;
+pub mod response;
 
 use std::sync::Arc;
 
@@ -16,14 +17,15 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::caller::Caller;
 use super::error::Error;
-use super::find::{Action, Address};
+use super::find::{self, Action, Address};
 use super::{Api, body, provenance};
 
 type Name = Result<Path<String>, PathRejection>;
 
 /// What works here, of the protocol's extensions.
-const EXTENSIONS: [&str; 5] =
+pub const EXTENSIONS: [&str; 5] =
     ["binary_tensor_data", "classification", "parameters", "model_configuration", "statistics"];
 /// The largest body where none or a few words are wanted.
 const SMALL_BODY: usize = 64 << 10;
@@ -40,30 +42,30 @@ pub async fn live() -> impl IntoResponse {
 
 /// `GET /v2/health/ready`: at least one slot has a model, which has passed its probe.
 pub async fn ready(State(api): State<Arc<Api>>) -> Response {
-    if api.answering().is_empty() {
+    if !find::is_ready(&api) {
         return Error::NothingReady.into_response();
     }
     Json(json!({"ready": true, "live": true})).into_response()
 }
 
 /// `GET /v2/models`
-pub async fn models(State(api): State<Arc<Api>>) -> impl IntoResponse {
-    let names: Vec<_> = api.answering().into_iter().map(|(slot, _)| slot).collect();
+pub async fn models(State(api): State<Arc<Api>>, caller: Caller) -> impl IntoResponse {
+    let names: Vec<_> = api.answering(caller).into_iter().map(|(slot, _)| slot).collect();
     Json(json!({"models": names}))
 }
 
 /// `GET /v2/models/…`
-pub async fn read(State(api): State<Arc<Api>>, name: Name) -> Result<Response, Error> {
+pub async fn read(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Result<Response, Error> {
     let address = address(name)?;
     if address.action == Action::Metadata && address.name == "stats" && address.version.is_none() {
-        return Ok(Json(model::statistics(&api.answering())).into_response());
+        return Ok(Json(model::statistics(&api.answering(caller))).into_response());
     }
     match address.action {
         Action::Infer => return Err(Error::WrongVerb),
         Action::NotOffered(what) => return Err(Error::NotOffered(what)),
         _ => {}
     }
-    let found = api.find(&address.name, address.version.as_deref())?;
+    let found = api.find(caller, &address.name, address.version.as_deref())?;
     let document = match address.action {
         Action::Ready => json!({"name": found.0, "ready": true}),
         Action::Config => model::config(&found),
@@ -76,10 +78,15 @@ pub async fn read(State(api): State<Arc<Api>>, name: Name) -> Result<Response, E
 }
 
 /// `POST /v2/models/…`
-pub async fn write(State(api): State<Arc<Api>>, name: Name, request: Request) -> Result<Response, Error> {
+pub async fn write(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    name: Name,
+    request: Request,
+) -> Result<Response, Error> {
     let address = address(name)?;
     match address.action {
-        Action::Infer => infer::infer(&api, &address, request).await,
+        Action::Infer => infer::infer(&api, caller, &address, request).await,
         Action::NotOffered(what) => Err(Error::NotOffered(what)),
         _ => Err(Error::WrongVerb),
     }
@@ -98,7 +105,7 @@ struct IndexRequest {
 }
 
 /// `POST /v2/repository/index`: what answers, and what the agent is still on its way to.
-pub async fn index(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Error> {
+pub async fn index(State(api): State<Arc<Api>>, caller: Caller, request: Request) -> Result<Response, Error> {
     let budget = body::Budget::new(SMALL_BODY, SMALL_BODY);
     let (head, body) = request.into_parts();
     let plain = body::receive(&head.headers, body, &budget).await?.plain()?;
@@ -107,7 +114,7 @@ pub async fn index(State(api): State<Arc<Api>>, request: Request) -> Result<Resp
         text => serde_json::from_slice(text)
             .map_err(|error| Error::BadRequest(format!("wanted {{\"ready\": true}} or nothing: {error}")))?,
     };
-    Ok(Json(model::index(&api, asked.ready)).into_response())
+    Ok(Json(model::index(&api, caller, asked.ready)).into_response())
 }
 
 /// A route of the protocol that other servers have.

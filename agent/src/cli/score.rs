@@ -34,7 +34,7 @@ pub fn run(args: &Args, config: &Config) -> Result<()> {
 }
 
 /// The media type by the first bytes: names lie more often than contents.
-fn kind(bytes: &[u8]) -> Option<&'static str> {
+pub fn kind(bytes: &[u8]) -> Option<&'static str> {
     let start = bytes.iter().position(|b| !b.is_ascii_whitespace()).map_or(bytes, |i| &bytes[i..]);
     match start {
         [0x89, b'P', b'N', b'G', ..] => Some("image/png"),

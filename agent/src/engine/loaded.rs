@@ -15,6 +15,9 @@ use super::probe::{self, Mismatch};
 use super::shadow::Mirror;
 use super::stats::SlotStats;
 
+/// The largest golden sample that is kept as an example, in elements of all its tensors.
+const EXAMPLE_ELEMENTS: usize = 4096;
+
 /// Why a bundle cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -84,6 +87,8 @@ pub struct Loaded {
     pub digest: Digest,
     /// The outcome of its probe.
     pub probe: report::Probe,
+    /// A small golden sample, to show callers what to send.
+    pub example: Option<Sample>,
     /// What it did since it was loaded.
     pub stats: SlotStats,
     /// Where a shadow gets its requests.
@@ -109,8 +114,15 @@ impl Loaded {
         }
         let manifest = manifest.clone();
         let (stats, mirror) = Default::default();
-        Ok(Self { model, manifest, digest, probe: outcome.probe, stats, mirror })
+        let example = samples.into_iter().find(is_small);
+        Ok(Self { model, manifest, digest, probe: outcome.probe, example, stats, mirror })
     }
+}
+
+/// Whether a sample costs little to keep, and to show.
+fn is_small(sample: &Sample) -> bool {
+    let tensors = || sample.inputs.values().chain(sample.outputs.values());
+    tensors().map(|tensor| tensor.len()).sum::<usize>() <= EXAMPLE_ELEMENTS
 }
 
 fn read_samples(folder: &Path, manifest: &BundleManifest) -> Result<Vec<Sample>, Error> {

@@ -249,7 +249,7 @@ impl Model {
     }
 
     /// Checks names, dtypes and shapes; gives the sizes of the symbols.
-    pub(super) fn check(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<&str, u64>, Error> {
+    pub fn check(&self, inputs: &BTreeMap<String, Tensor>) -> Result<BTreeMap<&str, u64>, Error> {
         let known: BTreeSet<&str> = self.inputs.iter().map(|spec| spec.name.as_str()).collect();
         if let Some(name) = inputs.keys().find(|name| !known.contains(name.as_str())) {
             let wanted = format!("one of {}", known.into_iter().collect::<Vec<_>>().join(", "));

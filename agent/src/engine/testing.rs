@@ -14,50 +14,50 @@ use super::import::{Batching, Request, inspect};
 use super::json::{GivenSample, parse_samples};
 use super::{Loaded, Model, NAME, VERSION, loaded};
 
-pub(super) fn digits(file: &str) -> PathBuf {
+pub(crate) fn digits(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/models/digits").join(file)
 }
 
-pub(super) fn fixture(file: &str) -> PathBuf {
+pub(crate) fn fixture(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file)
 }
 
 /// The recipe that gives one input a shape; the declared output shapes would contradict it.
-pub(super) fn shaped(name: &str, shape: &[u64]) -> Load {
+pub(crate) fn shaped(name: &str, shape: &[u64]) -> Load {
     let input_shapes = BTreeMap::from([(name.into(), shape.to_vec())]);
     Load { input_shapes, ignore_output_shapes: true, ..Load::default() }
 }
 
 /// A digits model as registration loads it: planned for one image.
-pub(super) fn digits_model(version: u32) -> Model {
+pub(crate) fn digits_model(version: u32) -> Model {
     Model::load(&digits(&format!("digits-{version}.onnx")), &shaped("image", &[1, 1, 8, 8])).expect("digits load")
 }
 
 /// All held-out images as one batch, and their labels.
-pub(super) fn held_out() -> (Tensor, Vec<u8>) {
+pub(crate) fn held_out() -> (Tensor, Vec<u8>) {
     let pixels = std::fs::read(digits("heldout-images.bin")).expect("images");
     let labels = std::fs::read(digits("heldout-labels.bin")).expect("labels");
     let values: Vec<f32> = pixels.iter().map(|p| f32::from(*p) / 255.0).collect();
     (Tensor::from_f32(vec![labels.len() as u64, 1, 8, 8], &values).expect("fits"), labels)
 }
 
-pub(super) fn f32s(shape: &[u64], values: &[f32]) -> Tensor {
+pub(crate) fn f32s(shape: &[u64], values: &[f32]) -> Tensor {
     Tensor::from_f32(shape.to_vec(), values).expect("fits")
 }
 
-pub(super) fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> BTreeMap<String, Tensor> {
+pub(crate) fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> BTreeMap<String, Tensor> {
     tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
 }
 
 /// A bundle's files in a folder of its own, and its manifest.
-pub(super) struct Bundle {
-    pub(super) folder: tempfile::TempDir,
-    pub(super) manifest: BundleManifest,
+pub(crate) struct Bundle {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) manifest: BundleManifest,
 }
 
 impl Bundle {
     /// The digits model of `version` with its golden samples.
-    pub(super) fn digits(version: u32) -> Self {
+    pub(crate) fn digits(version: u32) -> Self {
         let text = std::fs::read(digits(&format!("sample-{version}.json"))).expect("samples");
         let given = parse_samples(&text).expect("samples");
         let sample = |given: GivenSample| Sample {
@@ -69,7 +69,7 @@ impl Bundle {
     }
 
     /// The model at `onnx` with `samples`.
-    pub(super) fn new(onnx: &Path, samples: Vec<Sample>, version: u32) -> Self {
+    pub(crate) fn new(onnx: &Path, samples: Vec<Sample>, version: u32) -> Self {
         let given = |s: &Sample| GivenSample { name: s.name.clone(), inputs: s.inputs.clone(), outputs: None };
         let given: Vec<GivenSample> = samples.iter().map(given).collect();
         let (shapes, batching) = (BTreeMap::new(), Batching::default());
@@ -109,7 +109,7 @@ impl Bundle {
         Self { folder, manifest }
     }
 
-    pub(super) fn load(&self) -> Result<Loaded, loaded::Error> {
+    pub(crate) fn load(&self) -> Result<Loaded, loaded::Error> {
         let digest = Digest::of(&self.manifest.to_bytes().expect("consistent"));
         Loaded::load(self.folder.path(), &self.manifest, digest)
     }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::envelope::{check_expiry, verify};
-use super::metadata::{Expires, Root};
+use super::metadata::{Expires, Root, TargetInfo};
 use super::root::TrustedRoot;
 use super::{Error, Repository, Role, TargetRef, Verified, sign};
 use crate::desired::{
@@ -94,6 +94,21 @@ pub fn agree(
     if info.length != wanted.length || info.digest != wanted.digest {
         return Err(Error::DirectorDisagrees { path });
     }
+    signed_target(path, info)
+}
+
+/// The target at `path` that a publisher has signed, for a server whose operator names what it serves: there is no
+/// director then, and the operator's word stands for it.
+pub fn choose(repository: &Repository, path: &str) -> Result<Verified<TargetRef>, Error> {
+    if let Some(missing) = repository.missing() {
+        return Err(Error::Missing { role: role_of(missing) });
+    }
+    let path = path.to_owned();
+    let Some(info) = repository.target(&path) else { return Err(Error::TargetNotFound { path }) };
+    signed_target(path, info)
+}
+
+fn signed_target(path: String, info: TargetInfo) -> Result<Verified<TargetRef>, Error> {
     if info.length > MAX_MANIFEST as u64 {
         return Err(Error::TooLarge { subject: path, bytes: info.length, limit: MAX_MANIFEST as u64 });
     }

@@ -256,7 +256,7 @@ async fn late_answers_are_given_up() {
     let device = Device::with([("digits", digits_model(2))], 4, limits, |api| api);
     let never = Body::from_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
     let answer = device.post(INFER, never).await;
-    assert_error(&answer, StatusCode::GATEWAY_TIMEOUT, "overloaded", "50 ms");
+    assert_error(&answer, StatusCode::GATEWAY_TIMEOUT, "overloaded", "within the time");
     assert!(!answer.header("x-request-id").is_empty());
 
     // The caller's own limit, in microseconds.
@@ -265,7 +265,7 @@ async fn late_answers_are_given_up() {
     let input = json!({"name": "image", "shape": [3000, 1, 8, 8], "datatype": "FP32", "parameters": {"binary_data_size": pixels.len()}});
     let (length, body) = binary(&json!({"inputs": [input], "parameters": {"timeout": 1000}}), &pixels);
     let answer = device.post_with(INFER, &[(LENGTH, &length)], body).await;
-    assert_error(&answer, StatusCode::GATEWAY_TIMEOUT, "overloaded", "no answer within 1 ms");
+    assert_error(&answer, StatusCode::GATEWAY_TIMEOUT, "overloaded", "within the time");
 }
 
 /// A queue of one and two workers: of many requests at once some are refused, and the others are right.

@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use muster_proto::id::{Digest, SlotName, Version};
 use muster_proto::manifest::{
-    BundleManifest, Engine, Load, Measured, OutputsFrom, Requires, Samples, Tolerance, Transforms,
+    BundleManifest, Engine, Load, Measured, OutputsFrom, Requires, Sample, Samples, Tensor, Tolerance, Transforms,
 };
 use muster_proto::report::Probe;
 use serde_json::Value;
@@ -53,7 +53,8 @@ pub fn loaded(model: Model, name: &str, version: u64, transforms: Transforms) ->
     };
     let digest = Digest::of(format!("{name} {version}").as_bytes());
     let probe = Probe { samples: 0, passed: 0, max_abs_error: 0.0, load_us: 0, inference_us: 0 };
-    Arc::new(Loaded { model, manifest, digest, probe, stats: SlotStats::default(), mirror: Default::default() })
+    let (stats, mirror, example) = (SlotStats::default(), Default::default(), None);
+    Arc::new(Loaded { model, manifest, digest, probe, example, stats, mirror })
 }
 
 /// A version of digits, planned for one image at a time.
@@ -69,6 +70,16 @@ pub fn digits_model(version: u64) -> Arc<Loaded> {
 pub fn fixture_model(name: &str) -> Arc<Loaded> {
     let model = Model::load(&fixture(&format!("{name}.onnx")), &Load::default()).expect("the fixture loads");
     loaded(model, name, 1, Transforms::default())
+}
+
+/// digits, with its sample `seven` as the example that is kept.
+pub fn with_example(loaded: Arc<Loaded>) -> Arc<Loaded> {
+    let (pixels, logits) = seven();
+    let inputs = BTreeMap::from([("image".into(), Tensor::from_f32(vec![1, 1, 8, 8], &pixels).expect("fits"))]);
+    let outputs = BTreeMap::from([("logits".into(), Tensor::from_f32(vec![1, 10], &logits).expect("fits"))]);
+    let mut loaded = Arc::into_inner(loaded).expect("nobody else has it");
+    loaded.example = Some(Sample { name: "seven".into(), inputs, outputs });
+    Arc::new(loaded)
 }
 
 pub fn slot(name: &str) -> SlotName {

@@ -1,11 +1,11 @@
 //! `POST /v2/models/…/infer`
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::Request as HttpRequest;
 use axum::response::Response;
 
+use super::super::caller::Caller;
 use super::super::error::Error;
 use super::super::find::Address;
 use super::super::{Api, body, compute, guard};
@@ -15,8 +15,8 @@ use super::response::{self, Inference};
 /// Answers of more bytes are written on a thread of their own.
 const LARGE: usize = 64 << 10;
 
-pub async fn infer(api: &Api, address: &Address, http: HttpRequest) -> Result<Response, Error> {
-    let (_, loaded) = api.find(&address.name, address.version.as_deref())?;
+pub async fn infer(api: &Api, caller: Caller, address: &Address, http: HttpRequest) -> Result<Response, Error> {
+    let (slot, loaded) = api.find(caller, &address.name, address.version.as_deref())?;
     let (head, body) = http.into_parts();
     let header_length = request::header_length(&head.headers)?;
     let coding = body::accepted(&head.headers);
@@ -31,19 +31,12 @@ pub async fn infer(api: &Api, address: &Address, http: HttpRequest) -> Result<Re
     })
     .await?;
 
-    let run = api.executor.infer_on(loaded, request.inputs);
-    let (loaded, outputs) = match request.timeout {
-        Some(limit) => tokio::time::timeout(limit, run).await.map_err(|_| late(limit))??,
-        None => run.await?,
-    };
+    let caller = caller.within(request.timeout);
+    let (loaded, outputs) = api.infer(caller, &(slot, loaded), request.inputs).await?;
     drop(held);
 
     let id = request.id.unwrap_or_else(guard::new_id);
     let is_heavy = outputs.values().map(|tensor| tensor.data().len()).sum::<usize>() > LARGE;
     let inference = Inference { name: address.name.clone(), id, loaded, outputs, wanted: request.wanted };
     compute(is_heavy, move || response::write(&inference, coding)).await
-}
-
-fn late(limit: Duration) -> Error {
-    Error::Late(limit.as_millis())
 }

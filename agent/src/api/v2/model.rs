@@ -1,14 +1,17 @@
 //! The protocol's documents about models.
 
+use muster_proto::id::SlotName;
 use muster_proto::manifest::{Dim, TensorSpec, parse_target_path};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::Api;
+use super::super::caller::Caller;
 use super::super::find::Found;
 use crate::engine::stats::Totals;
 
 /// The platform, by Triton's pattern of engine and format.
-const PLATFORM: &str = "tract_onnx";
+pub const PLATFORM: &str = "tract_onnx";
 
 /// Names, dtypes and shapes; -1 stands for any size.
 pub fn metadata((slot, loaded): &Found) -> Value {
@@ -55,7 +58,8 @@ fn data_type(spec: &TensorSpec) -> String {
     format!("TYPE_{}", spec.dtype.oip_name())
 }
 
-fn sizes(spec: &TensorSpec) -> Vec<i64> {
+/// A declared shape; -1 stands for any size.
+pub fn sizes(spec: &TensorSpec) -> Vec<i64> {
     let size = |dim: &Dim| match dim {
         Dim::Fixed(size) => i64::try_from(*size).unwrap_or(i64::MAX),
         Dim::Symbol(_) => -1,
@@ -95,15 +99,29 @@ fn of_one((slot, loaded): &Found) -> Value {
     })
 }
 
+/// A slot in the repository's index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// The slot.
+    pub name: SlotName,
+    /// The version; empty where nobody knows one.
+    pub version: String,
+    /// READY, LOADING or UNAVAILABLE.
+    pub state: &'static str,
+    /// Why it does not answer.
+    pub reason: &'static str,
+}
+
 /// Every slot: those that answer, and unless only those are wanted, those that are still on their way.
-pub fn index(api: &Api, only_ready: bool) -> Vec<Value> {
-    let answering = api.answering();
-    let mut entries: Vec<Value> = answering
-        .iter()
-        .map(|(slot, loaded)| {
-            json!({"name": slot, "version": loaded.manifest.version.to_string(), "state": "READY", "reason": ""})
-        })
-        .collect();
+pub fn index(api: &Api, caller: Caller, only_ready: bool) -> Vec<Entry> {
+    let answering = api.answering(caller);
+    let ready = |(slot, loaded): &Found| Entry {
+        name: slot.clone(),
+        version: loaded.manifest.version.to_string(),
+        state: "READY",
+        reason: "",
+    };
+    let mut entries: Vec<Entry> = answering.iter().map(ready).collect();
     let Some(status) = api.status.as_ref().filter(|_| !only_ready) else { return entries };
     for slot in &status.borrow().report.slots {
         if answering.iter().any(|(other, _)| *other == slot.slot) {
@@ -116,7 +134,7 @@ pub fn index(api: &Api, only_ready: bool) -> Vec<Value> {
             (None, None) => ("UNAVAILABLE", "empty"),
         };
         let version = version.unwrap_or_default();
-        entries.push(json!({"name": slot.slot, "version": version, "state": state, "reason": reason}));
+        entries.push(Entry { name: slot.slot.clone(), version, state, reason });
     }
     entries
 }

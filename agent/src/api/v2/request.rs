@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::super::elements::{self, MAX_RANK};
+use super::super::elements;
 use super::super::error::{Error, clip};
+use super::check::{self, Extent};
 use crate::engine::Model;
 
 /// How long the JSON at the head of a binary body is.
@@ -174,25 +175,10 @@ fn inputs(
 ) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut tensors = BTreeMap::new();
     for input in given {
-        let name = clip(&input.name);
-        let Some(spec) = specs.iter().find(|spec| spec.name == input.name) else {
-            let text = format!(
-                "unexpected inference input '{name}' for model '{}', which takes {}",
-                clip(model),
-                names(specs)
-            );
-            return Err(Error::Input(text));
-        };
-        let tensor = tensor(input, spec, &mut blobs, model)?;
-        if tensors.insert(spec.name.clone(), tensor).is_some() {
-            return Err(Error::Input(format!("input '{name}' stands twice")));
-        }
+        let spec = check::input(&input.name, specs, model)?;
+        check::add(&mut tensors, spec, tensor(input, spec, &mut blobs, model)?)?;
     }
-    if let Some(missing) = specs.iter().find(|spec| !tensors.contains_key(&spec.name)) {
-        let text =
-            format!("expected input '{}' for model '{}', which takes {}", missing.name, clip(model), names(specs));
-        return Err(Error::Input(text));
-    }
+    check::complete(&tensors, specs, model)?;
     if !blobs.is_empty() {
         return Err(bad(format!("unexpected additional input data for model '{}'", clip(model))));
     }
@@ -202,28 +188,11 @@ fn inputs(
 fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> Result<Tensor, Error> {
     let name = &spec.name;
     let invalid = |text: String| Error::Input(text);
-    if Dtype::from_oip(&input.datatype) != Some(spec.dtype) {
-        let (wanted, got) = (spec.dtype.oip_name(), clip(&input.datatype));
-        return Err(invalid(format!("input '{name}' has datatype {wanted}, got {got}")));
-    }
     let parameters = input.parameters.unwrap_or_default();
     if parameters.shared_memory_region.is_some() {
         return Err(Error::NotOffered("shared memory"));
     }
-    if input.shape.len() > MAX_RANK {
-        return Err(invalid(format!(
-            "input '{name}' has {} dimensions, at most {MAX_RANK} are read",
-            input.shape.len()
-        )));
-    }
-    let shape: Option<Vec<u64>> = input.shape.iter().map(|size| u64::try_from(*size).ok()).collect();
-    let shape =
-        shape.ok_or_else(|| invalid(format!("input '{name}' has a negative size in shape {:?}", input.shape)))?;
-    let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
-    let bytes = elements.and_then(|elements| elements.checked_mul(spec.dtype.size() as u64));
-    let (Some(elements), Some(bytes)) = (elements, bytes) else {
-        return Err(invalid(format!("input '{name}' has shape {shape:?}, which is too large")));
-    };
+    let Extent { shape, elements, bytes } = check::extent(spec, &input.datatype, &input.shape)?;
     let data = match (parameters.binary_data_size, input.data) {
         (Some(size), None) => {
             if size != bytes {
@@ -264,13 +233,7 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
 fn chosen(given: Vec<Output>, binary: bool, specs: &[TensorSpec]) -> Result<Vec<Wanted>, Error> {
     let mut seen = BTreeSet::new();
     let one = |output: Output| {
-        let Some(spec) = specs.iter().find(|spec| spec.name == output.name) else {
-            let text = format!("unexpected inference output '{}', the model has {}", clip(&output.name), names(specs));
-            return Err(Error::Input(text));
-        };
-        if !seen.insert(spec.name.as_str()) {
-            return Err(Error::Input(format!("output '{}' stands twice", spec.name)));
-        }
+        let spec = check::output(&output.name, specs, &mut seen)?;
         let OutputParameters { binary_data, classification, shared_memory_region } =
             output.parameters.unwrap_or_default();
         if shared_memory_region.is_some() {
@@ -294,10 +257,6 @@ fn refuse_halves(wanted: &Wanted, specs: &[TensorSpec]) -> Result<(), Error> {
     }
     let text = "sending FP16 data via JSON is not supported. Please use the binary data format for output";
     Err(Error::Input(format!("{text} '{}'", wanted.name)))
-}
-
-fn names(specs: &[TensorSpec]) -> String {
-    specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn bad(text: impl Into<String>) -> Error {

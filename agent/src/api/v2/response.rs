@@ -6,11 +6,12 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
-use muster_proto::manifest::{Dtype, OutputOp, Tensor};
+use muster_proto::manifest::{OutputOp, Tensor};
 use serde::Serialize;
 
 use super::super::body::{self, Coding};
 use super::super::error::Error;
+use super::super::nested::count_nonfinite;
 use super::super::provenance;
 use super::request::{HEADER_LENGTH, Wanted};
 use crate::engine::Loaded;
@@ -76,7 +77,7 @@ pub fn write(inference: &Inference, coding: Option<Coding>) -> Result<Response, 
         // What is wanted was checked against the model that computed.
         let tensor = inference.outputs.get(&wanted.name).ok_or(Error::Internal)?;
         outputs.push(match wanted.classes {
-            Some(count) => classes(wanted, tensor, count, &labels(&inference.loaded, &wanted.name), &mut blobs)?,
+            Some(count) => classes(wanted, tensor, count, &inference.loaded, &mut blobs)?,
             None => values(wanted, tensor, &mut blobs, &mut nonfinite),
         });
     }
@@ -110,23 +111,47 @@ fn values<'a>(wanted: &'a Wanted, tensor: &'a Tensor, blobs: &mut Vec<u8>, nonfi
     Output { name, datatype, shape, parameters: None, data: Some(Data::Numbers(Elements(tensor))) }
 }
 
-fn count_nonfinite(tensor: &Tensor) -> u64 {
-    let count = match tensor.dtype() {
-        Dtype::F32 | Dtype::F64 => tensor.to_f64().iter().filter(|value| !value.is_finite()).count(),
-        _ => 0,
-    };
-    count as u64
-}
-
 /// Triton's classification extension: the best classes of each item as texts `value:index[:label]`.
 fn classes<'a>(
     wanted: &'a Wanted,
     tensor: &Tensor,
     count: u32,
-    labels: &[String],
+    loaded: &Loaded,
     blobs: &mut Vec<u8>,
 ) -> Result<Output<'a>, Error> {
     let name = wanted.name.as_str();
+    let Classes { shape, texts } = best(name, tensor, count, loaded)?;
+    if !wanted.binary {
+        return Ok(Output { name, datatype: "BYTES", shape, parameters: None, data: Some(Data::Texts(texts)) });
+    }
+    let bytes = prefixed(&texts);
+    let parameters = Some(Binary { binary_data_size: bytes.len() });
+    blobs.extend(bytes);
+    Ok(Output { name, datatype: "BYTES", shape, parameters, data: None })
+}
+
+/// Texts as the elements of a tensor of BYTES: each behind its length.
+pub fn prefixed(texts: &[String]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for text in texts {
+        // A label is part of a manifest, which is far smaller than 4 GiB.
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    bytes
+}
+
+/// The best classes of each item.
+#[derive(Debug)]
+pub struct Classes {
+    /// [classes] or [batch, classes].
+    pub shape: Vec<u64>,
+    /// `value:index[:label]`.
+    pub texts: Vec<String>,
+}
+
+/// The `count` best classes of each item in the output called `name`.
+pub fn best(name: &str, tensor: &Tensor, count: u32, loaded: &Loaded) -> Result<Classes, Error> {
     let (batch, width) = match *tensor.shape() {
         [width] => (None, width),
         [batch, width] => (Some(batch), width),
@@ -138,7 +163,7 @@ fn classes<'a>(
             return Err(Error::Input(text));
         }
     };
-    let labels = if labels.len() as u64 == width { labels.to_vec() } else { Vec::new() };
+    let labels = Some(labels(loaded, name)).filter(|labels| labels.len() as u64 == width).unwrap_or_default();
     let ranked = match batch {
         Some(0) => Vec::new(),
         _ => match apply_outputs(&[OutputOp::TopK { k: count, labels }], tensor)? {
@@ -151,18 +176,7 @@ fn classes<'a>(
         Some(label) => format!("{:.6}:{}:{label}", class.value, class.index),
         None => format!("{:.6}:{}", class.value, class.index),
     };
-    let texts: Vec<String> = ranked.iter().flatten().map(text).collect();
-    if !wanted.binary {
-        return Ok(Output { name, datatype: "BYTES", shape, parameters: None, data: Some(Data::Texts(texts)) });
-    }
-    let before = blobs.len();
-    for text in &texts {
-        // A label is part of a manifest, which is far smaller than 4 GiB.
-        blobs.extend_from_slice(&(text.len() as u32).to_le_bytes());
-        blobs.extend_from_slice(text.as_bytes());
-    }
-    let parameters = Some(Binary { binary_data_size: blobs.len() - before });
-    Ok(Output { name, datatype: "BYTES", shape, parameters, data: None })
+    Ok(Classes { shape, texts: ranked.iter().flatten().map(text).collect() })
 }
 
 /// The labels that the manifest declares for an output.

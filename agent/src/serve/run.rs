@@ -1,0 +1,128 @@
+//! Puts a scoring server together: services, engine, listeners; and takes it down in an order that costs no request.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_proto::code::Code;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::admin;
+use super::config::{self, Document, Tls};
+use super::desk::{self, Desk};
+use crate::api::{Api, Exposure, Limits, Server, Services, router};
+use crate::engine::{Executor, Slots};
+use crate::run;
+
+/// How many requests of all services may wait for a thread, after they passed their gates.
+const QUEUE: usize = 4096;
+/// How long requests under way may take once nothing new is taken.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Why a scoring server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The document cannot be used.
+    #[error(transparent)]
+    Document(#[from] config::Error),
+    /// A service cannot be brought up at all.
+    #[error(transparent)]
+    Desk(#[from] desk::Error),
+    /// The threads cannot be started, or an address cannot be had.
+    #[error(transparent)]
+    Run(#[from] run::Error),
+    /// Certificate or key cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        match self {
+            Error::Document(_) | Error::Tls { .. } => Code::ConfigInvalid,
+            Error::Desk(error) => error.code(),
+            Error::Run(error) => error.code(),
+        }
+    }
+}
+
+/// A running scoring server.
+#[derive(Debug)]
+pub struct Scoring {
+    /// Where REST and gRPC listen.
+    pub address: Option<SocketAddr>,
+    /// Where the admin listener is.
+    pub admin: Option<SocketAddr>,
+    /// Changes what is served.
+    pub desk: Arc<Desk>,
+    services: Arc<Services>,
+    data: Server,
+    admin_server: Server,
+    drain: Duration,
+}
+
+/// Starts what `document` says. Listens first, so that health is told while models load; ready comes after.
+pub async fn start(document: &Document) -> Result<Scoring, Error> {
+    crate::ensure_crypto_provider();
+    document.check()?;
+    let tls = document.tls.as_ref().map(tls).transpose()?;
+    let threads = NonZeroUsize::new(document.threads).map_or_else(std::thread::available_parallelism, Ok);
+    let threads = threads.unwrap_or(NonZeroUsize::MIN);
+    let executor = Executor::start(Arc::new(Slots::default()), Some(threads), QUEUE).map_err(run::Error::Threads)?;
+    let services = Arc::new(Services::default());
+    document.services.iter().for_each(|service| services.expect(&service.name));
+    let body = document.services.iter().map(|service| service.settings.body_bytes).max();
+    let body = body.unwrap_or(Limits::default().body);
+    let limits = Limits { body, bodies: body.saturating_mul(4), ..Limits::default() };
+    let api = Arc::new(Api::new(Arc::new(executor), limits).with_services(Arc::clone(&services)));
+    let desk = Arc::new(Desk::new(Arc::clone(&services), threads.get()));
+
+    let (mut data, mut admin_server) = (Server::default(), Server::default());
+    let exposure = |ip: std::net::IpAddr| if ip.is_loopback() { Exposure::Loopback } else { Exposure::Network };
+    if let Some(address) = document.admin {
+        admin_server.listen(address, admin::router(&api, &desk, document, exposure(address.ip()))).await?;
+    }
+    if let Some(path) = &document.admin_socket {
+        admin_server.listen_socket(path, admin::router(&api, &desk, document, Exposure::Socket)).await?;
+    }
+    let routes = router(&api, exposure(document.listen.ip()));
+    match tls {
+        Some(tls) => data.listen_tls(document.listen, Arc::new(tls), routes).await?,
+        None => data.listen(document.listen, routes).await?,
+    }
+    let drain = Duration::from_millis(document.drain_ms);
+    Ok(Scoring { address: data.address(), admin: admin_server.address(), desk, services, data, admin_server, drain })
+}
+
+impl Scoring {
+    /// Not ready at once, so that balancers send nothing new; goes on for the drain time; ends what is under way.
+    pub async fn stop(self) {
+        self.services.leave();
+        tokio::time::sleep(self.drain).await;
+        self.data.stop_within(GRACE).await;
+        self.admin_server.stop().await;
+    }
+}
+
+fn tls(files: &Tls) -> Result<ServerConfig, Error> {
+    let failed = |path: &Path, reason: String| Error::Tls { path: path.to_owned(), reason };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(|all| all.collect::<Result<Vec<_>, _>>())
+        .map_err(|error| failed(&files.certificate, format!("not a PEM certificate: {error}")))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| failed(&files.key, format!("not a PEM key: {error}")))?;
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let mut config = config.map_err(|error| failed(&files.certificate, error.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
