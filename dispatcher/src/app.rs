@@ -12,6 +12,7 @@ mod enroll;
 mod models;
 mod project;
 mod rollouts;
+mod services;
 mod tuf;
 
 use std::sync::Arc;
@@ -29,9 +30,11 @@ use crate::domain::Event;
 use crate::driver::{self, Driver};
 use crate::link::Link;
 use crate::registry::{self, Registry};
+use crate::services::Services;
 use crate::signing::Signing;
 use crate::storage::{self, Storage};
 
+pub(crate) use tuf::parse as tuf_file;
 pub use view::*;
 
 /// Why the dispatcher does not do what it was asked.
@@ -192,6 +195,7 @@ pub(crate) struct Parts {
     pub registry: Registry,
     pub ca: Ca,
     pub driver: Driver,
+    pub services: Services,
     pub link: Link,
     pub counters: Counters,
     pub watch: broadcast::Sender<WatchEvent>,
@@ -245,6 +249,11 @@ impl App {
         self.0.ca.certificate_pem()
     }
 
+    /// Stops watching services; local ones go on answering.
+    pub(crate) fn leave_services(&self) {
+        self.0.services.leave();
+    }
+
     /// Lets the driver decide on the fleet as it is then, and waits until that is durable.
     async fn decide<T: Send + 'static>(
         &self,
@@ -286,6 +295,12 @@ fn random_text<const N: usize>() -> Result<String> {
     let mut bytes = [0u8; N];
     getrandom::fill(&mut bytes).map_err(|e| Error::internal("the random source", e.to_string()))?;
     Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Random letters and digits, for names that nobody has to guess right.
+pub(crate) fn random_name() -> String {
+    // Without randomness the names repeat; what uses them finds out.
+    random_text::<16>().unwrap_or_else(|_| "0".into())
 }
 
 /// A short random id, for lists.

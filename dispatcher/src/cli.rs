@@ -15,11 +15,13 @@ mod config;
 mod demo;
 mod device;
 mod group;
+mod image;
 mod info;
 mod key;
 mod model;
 mod rollout;
 mod serve;
+mod service;
 mod trust;
 
 #[cfg(test)]
@@ -112,6 +114,12 @@ enum Command {
     /// Bring a version to devices, and follow it there.
     #[command(subcommand)]
     Rollout(rollout::Command),
+    /// Serve a version as a REST endpoint, and update it without changing its address or keys.
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Write a version as an OCI image, and send it to a registry.
+    #[command(subcommand)]
+    Image(image::Command),
     /// Make API keys for people and programs, and take them away.
     #[command(subcommand)]
     Key(key::Command),
@@ -147,6 +155,11 @@ impl Global {
 
 /// Runs the command line `arguments`, whose first is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // One program is enough where services run beside the dispatcher: the agent is in it.
+    if arguments.get(1).is_some_and(|argument| argument == "agent") {
+        return muster_agent::cli::main_with(arguments.into_iter().skip(1));
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -174,6 +187,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Device(command) => device::run(command, &global.session()?),
         Command::Group(command) => group::run(command, &global.session()?),
         Command::Rollout(command) => rollout::run(command, global),
+        Command::Service(command) => service::run(command, &global.session()?),
+        Command::Image(command) => image::run(command, global),
         Command::Key(command) => key::run(command, &global.session()?),
         Command::Audit(command) => audit::run(&command, &global.session()?),
         Command::Trust(command) => trust::run(&command, &global.session()?),

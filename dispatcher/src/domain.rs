@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod notice;
 pub mod registry;
 pub mod rollout;
+pub mod service;
 pub mod telemetry;
 
 pub use device::{Assignment, Device, Group, Proven};

@@ -22,6 +22,7 @@ mod keys;
 mod metrics;
 pub mod models;
 mod rollouts;
+mod services;
 mod telemetry;
 mod tuf;
 mod uploads;
@@ -96,6 +97,7 @@ fn guarded() -> OpenApiRouter<App> {
         .merge(groups::routes())
         .merge(enroll::token_routes())
         .merge(rollouts::routes())
+        .merge(services::routes())
         .merge(events::routes())
         .merge(telemetry::routes())
         .merge(keys::routes())

@@ -5,9 +5,12 @@ pub mod config;
 pub mod app;
 pub mod serve;
 
+pub mod cluster;
 pub mod domain;
 pub mod driver;
+pub mod image;
 pub mod registry;
+pub mod services;
 pub mod transfer;
 
 pub mod blobs;

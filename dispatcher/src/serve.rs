@@ -27,6 +27,7 @@ use crate::counters::Counters;
 use crate::driver::{self, Driver, Inbox, Outbox, TelemetryQueue};
 use crate::link::{self, Endpoint, Link};
 use crate::registry::{self, Registry};
+use crate::services::{self, Services};
 use crate::signer::{self, Signer};
 use crate::signing::Signing;
 use crate::storage::{self, Storage};
@@ -116,6 +117,9 @@ pub enum Error {
     /// The blob folder.
     #[error(transparent)]
     Blobs(#[from] blobs::Error),
+    /// The services.
+    #[error(transparent)]
+    Services(#[from] services::Error),
     /// The registry.
     #[error(transparent)]
     Registry(#[from] registry::Error),
@@ -147,6 +151,7 @@ impl Error {
             Error::Signer(error) => error.code(),
             Error::Storage(error) => error.code(),
             Error::Blobs(error) => error.code(),
+            Error::Services(error) => error.code(),
             Error::Registry(error) => error.code(),
             Error::App(error) => error.code(),
             Error::Tls(_) | Error::Broker(broker::Error::Door(_)) => Code::ConfigInvalid,
@@ -245,6 +250,8 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 
     let api_url = config.api_url.clone().unwrap_or_else(|| format!("https://{}", at(&first_name, config.api.port())));
     let api_identity = ca.issue_server(&names(&config, config.api.ip()))?;
+    let services =
+        Services::open(storage.clone(), blobs.clone(), signing.clone(), config.data.join("services")).await?;
     let app = App::new(app::Parts {
         workspace: config.workspace.clone(),
         storage: storage.clone(),
@@ -253,6 +260,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         registry,
         ca,
         driver,
+        services,
         link: link.clone(),
         counters,
         watch,
@@ -277,6 +285,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
 impl Running {
     /// Ends everything in good order; stop the HTTP server before.
     pub async fn shutdown(mut self) {
+        self.app.leave_services();
         self.link.disconnect();
         tokio::time::sleep(GOOD_BYE).await;
         if let Some(broker) = self.broker.take() {

@@ -8,6 +8,7 @@ mod audit;
 mod deltas;
 mod fleet;
 mod models;
+mod services;
 mod telemetry;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +22,14 @@ pub use access::{EnrollGrant, KeyRecord};
 pub use deltas::DeltaRecord;
 pub use fleet::{Change, Fence};
 pub use models::{FileRecord, ModelRecord, VersionRecord};
+pub use services::{ServiceKey, ServiceRecord};
 
 /// Schema changes in order; the database's `user_version` says how many it has had.
-const MIGRATIONS: &[&str] =
-    &[include_str!("storage/migrations/0001_first.sql"), include_str!("storage/migrations/0002_rollouts.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("storage/migrations/0001_first.sql"),
+    include_str!("storage/migrations/0002_rollouts.sql"),
+    include_str!("storage/migrations/0003_services.sql"),
+];
 /// Tells our files from other programs' SQLite databases: "mstr".
 const APPLICATION_ID: i32 = 0x6d73_7472;
 /// How long a statement waits for another process that has the database open, such as a backup.

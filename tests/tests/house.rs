@@ -50,6 +50,9 @@ fn each_client_library_has_one_module_that_imports_it() {
         ("dispatcher/src", &["sqlx::"], &["dispatcher/src/storage"]),
         ("dispatcher/src", &["object_store::"], &["dispatcher/src/blobs"]),
         ("dispatcher/src", &["mqtt5::"], &["dispatcher/src/broker"]),
+        ("dispatcher/src", &["kube::", "k8s_openapi::"], &["dispatcher/src/cluster"]),
+        ("dispatcher/src", &["oci_client::"], &["dispatcher/src/image/push"]),
+        ("agent/src", &["tonic::", "prost::"], &["agent/src/api/grpc"]),
         ("dispatcher/src", &["tract_onnx::", "sled::"], &[]),
         ("proto/src", &["rumqttc", "sled::", "tract", "sqlx", "axum", "tokio"], &[]),
     ];

@@ -136,8 +136,10 @@ impl App {
             // Rollouts start under the same hold, so that none begins between the question and the deletion.
             let _held = app.0.registry.hold().await;
             let digest = app.version(&name, version).await?.digest;
+            let services = app.services_with(digest).await?;
             app.decide(move |fleet| {
                 let mut blockers = deletion_blockers(fleet, digest);
+                blockers.extend(services);
                 if blockers.is_empty() {
                     return Ok((Some(Event::VersionDeleted(digest)), ()));
                 }

@@ -37,7 +37,8 @@ impl App {
     }
 }
 
-fn parse(file: &str) -> Option<Metadata> {
+/// The document that is called `file`.
+pub(crate) fn parse(file: &str) -> Option<Metadata> {
     if file == "timestamp.json" {
         return Some(Metadata::Timestamp);
     }

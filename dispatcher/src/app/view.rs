@@ -3,6 +3,7 @@
 //! Times are seconds since 1970, sizes bytes, durations carry their unit in the name.
 
 mod rollouts;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,6 +18,7 @@ use utoipa::ToSchema;
 
 pub use crate::domain::{DeviceChange, DevicePhase, RolloutId, RolloutStatus, WatchEvent};
 pub use rollouts::*;
+pub use services::*;
 
 /// What a caller may do; each role may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]

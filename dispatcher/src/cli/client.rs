@@ -110,6 +110,21 @@ impl Client {
         self.send_json(Method::POST, path, body, Some(REGISTRATION))
     }
 
+    /// As `post`, with other bytes than JSON.
+    pub(super) fn post_bytes(&self, path: &str, kind: &str, bytes: Vec<u8>) -> Result<Answer, Failure> {
+        let request = self
+            .request(Method::POST, path)
+            .header(header::CONTENT_TYPE, kind)
+            .header(header::CONTENT_LENGTH, bytes.len());
+        let mut response = self.send(request, SendBody::from_owned_reader(io::Cursor::new(bytes)), None)?;
+        read_answer(&mut response)
+    }
+
+    /// An answer that is plain text.
+    pub(super) fn text(&self, path: &str) -> Result<String, Failure> {
+        Ok(self.get(path)?.0)
+    }
+
     pub(super) fn put(&self, path: &str, body: &impl Serialize) -> Result<Answer, Failure> {
         self.send_json(Method::PUT, path, body, None)
     }

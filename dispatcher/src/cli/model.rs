@@ -1,6 +1,6 @@
 //! `muster model`.
 
-mod download;
+pub(super) mod download;
 mod register;
 
 use std::path::PathBuf;

@@ -8,6 +8,8 @@ mod watch;
 #[cfg(test)]
 pub(super) use text::{rollouts, status};
 
+pub(super) use document::read_document;
+
 use clap::{Args, Subcommand};
 use muster_proto::id::{DeviceId, GroupName};
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Session;
 use super::client::Client;
-use super::output::table;
+use super::output::{print, table};
 
 /// The most versions of a root that are walked; a client that is further behind enrols again.
 const MAX_ROOTS: u64 = 1024;
@@ -14,11 +14,20 @@ const MAX_ROOTS: u64 = 1024;
 pub(super) enum Command {
     /// Show versions, expiry, keys and thresholds of the signed metadata, and of the director's root.
     Show,
+    /// Print the newest root of the model repository, for `muster-agent serve --root`.
+    #[command(after_help = "Example:\n  muster trust root > root.json")]
+    Root,
 }
 
 pub(super) fn run(command: &Command, session: &Session) -> anyhow::Result<()> {
-    let Command::Show = command;
     let Session { client, out } = session;
+    if let Command::Root = command {
+        let mut version = 1u64;
+        while client.exists(&format!("/tuf/metadata/{}.root.json", version + 1))? {
+            version += 1;
+        }
+        return Ok(print(&client.text(&format!("/tuf/metadata/{version}.root.json"))?)?);
+    }
     let root = newest_root(client, "/tuf/metadata")?;
     let director = newest_root(client, "/tuf/director")?;
     let timestamp = fetch(client, "/tuf/metadata/timestamp.json")?;

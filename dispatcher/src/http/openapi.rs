@@ -26,6 +26,7 @@ use crate::app::App;
         (name = "uploads", description = "Raw files, before a registration names them."),
         (name = "devices", description = "Devices, groups, enrolment and telemetry."),
         (name = "rollouts", description = "A version on its way to devices."),
+        (name = "services", description = "A version as a REST endpoint."),
         (name = "keys", description = "API keys and the audit log."),
         (name = "tuf", description = "The signed model repository, for any TUF client."),
         (name = "info", description = "The dispatcher itself.")

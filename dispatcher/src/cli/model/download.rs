@@ -4,9 +4,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 
+use muster_agent::serve::bundle::{MANIFEST, TRUST};
+use muster_agent::serve::metadata::{self, collect};
 use muster_proto::code::Code;
 use muster_proto::id::{Digest, Hasher};
 use muster_proto::manifest::{self, BundleManifest, MAX_MANIFEST};
+use muster_proto::trust::MAX_TARGETS;
 
 use super::{path, version_path};
 use crate::app::ModelView;
@@ -14,10 +17,36 @@ use crate::cli::output::size;
 use crate::cli::parse::{ModelSpec, VersionSpec};
 use crate::cli::{Failure, Session};
 
-/// The name under which the manifest itself is written.
-const MANIFEST_FILE: &str = "muster-manifest.json";
+/// What was downloaded.
+pub(in crate::cli) struct Downloaded {
+    pub version: VersionSpec,
+    pub digest: Digest,
+    pub manifest: BundleManifest,
+    pub folder: PathBuf,
+}
 
 pub(super) fn run(model: &ModelSpec, to: Option<PathBuf>, session: &Session) -> anyhow::Result<()> {
+    let Downloaded { version, digest, manifest, folder } = fetch(model, to, session)?;
+    session.out.value(
+        &serde_json::json!({
+            "model": version.name, "version": version.version, "digest": digest,
+            "folder": folder, "files": manifest.files.len(), "size": manifest.total_size(),
+        }),
+        || {
+            let (files, bytes) = (manifest.files.len(), size(manifest.total_size()));
+            format!(
+                "{}:{} is in {}: {files} files, {bytes}, all verified.",
+                version.name,
+                version.version,
+                folder.display()
+            )
+        },
+    )?;
+    Ok(())
+}
+
+/// Downloads a version into a folder, which appears whole or not at all.
+pub(in crate::cli) fn fetch(model: &ModelSpec, to: Option<PathBuf>, session: &Session) -> anyhow::Result<Downloaded> {
     let Session { client, out } = session;
     let view: ModelView = client.get(&path(model))?.parse()?;
     let version = VersionSpec { name: view.summary.model.clone(), version: view.summary.version };
@@ -42,26 +71,34 @@ pub(super) fn run(model: &ModelSpec, to: Option<PathBuf>, session: &Session) -> 
         let (_, reader) = client.download(&format!("{base}/files/{}", file.digest))?;
         write_verified(bar.wrap_read(reader), file, staging.path())?;
     }
-    fs::write(staging.path().join(MANIFEST_FILE), &bytes).map_err(cannot_write)?;
+    fs::write(staging.path().join(MANIFEST), &bytes).map_err(cannot_write)?;
+    let trust = staging.path().join(TRUST);
+    fs::create_dir_all(&trust).map_err(cannot_write)?;
+    for (name, bytes) in metadata(session)? {
+        fs::write(trust.join(name), bytes).map_err(cannot_write)?;
+    }
     bar.finish_and_clear();
     // The folder appears whole or not at all.
     fs::rename(staging.keep(), &folder).map_err(cannot_write)?;
-    out.value(
-        &serde_json::json!({
-            "model": version.name, "version": version.version, "digest": view.summary.digest,
-            "folder": folder, "files": manifest.files.len(), "size": manifest.total_size(),
-        }),
-        || {
-            let (files, bytes) = (manifest.files.len(), size(manifest.total_size()));
-            format!(
-                "{}:{} is in {}: {files} files, {bytes}, all verified.",
-                version.name,
-                version.version,
-                folder.display()
-            )
-        },
-    )?;
-    Ok(())
+    Ok(Downloaded { version, digest: view.summary.digest, manifest, folder })
+}
+
+/// The signed metadata of now, which say that the version was signed.
+fn metadata(session: &Session) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let get = |name: &str| -> Result<Option<Vec<u8>>, anyhow::Error> {
+        let path = format!("/tuf/metadata/{name}");
+        if name.ends_with("root.json") && !session.client.exists(&path)? {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        session.client.download(&path)?.1.take(MAX_TARGETS as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    };
+    match collect(None, None, get) {
+        Ok(collected) => Ok(collected.files),
+        Err(metadata::Error::Source(error)) => Err(error),
+        Err(other) => Err(Failure::new(Code::MetadataInvalid, format!("the dispatcher's metadata: {other}")).into()),
+    }
 }
 
 fn read_manifest(reader: impl Read, digest: Digest) -> anyhow::Result<Vec<u8>> {

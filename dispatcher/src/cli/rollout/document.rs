@@ -12,6 +12,7 @@ use muster_proto::trust::sign::approval_signing_input;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject as _;
+use serde::de::DeserializeOwned;
 use utoipa::{PartialSchema as _, ToSchema as _};
 
 use crate::app::{RolloutDocument, RolloutView};
@@ -40,7 +41,7 @@ impl Format {
         }
     }
 
-    pub(super) fn parse(self, text: &str) -> Result<RolloutDocument, String> {
+    pub(super) fn parse<T: DeserializeOwned>(self, text: &str) -> Result<T, String> {
         match self {
             Format::Toml => toml::from_str(text).map_err(|e| e.to_string()),
             Format::Yaml => serde_saphyr::from_str(text).map_err(|e| e.to_string()),
@@ -59,6 +60,12 @@ impl Format {
 
 /// Reads a document; `-` is standard input.
 pub(super) fn read(path: &Path) -> anyhow::Result<RolloutDocument> {
+    let next = "`muster rollout schema` prints what there is; `muster rollout export` shows an example";
+    read_document(path, "rollout", next)
+}
+
+/// Reads a document of what is called `kind`; `next` is what to do where it is none.
+pub(in crate::cli) fn read_document<T: DeserializeOwned>(path: &Path, kind: &str, next: &str) -> anyhow::Result<T> {
     let text = if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
@@ -67,8 +74,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<RolloutDocument> {
         std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?
     };
     Format::of(path).parse(&text).map_err(|what| {
-        let what = format!("{} is no rollout: {}", path.display(), what.trim_end());
-        let next = "`muster rollout schema` prints what there is; `muster rollout export` shows an example";
+        let what = format!("{} is no {kind}: {}", path.display(), what.trim_end());
         Failure::usage(what, next).into()
     })
 }
@@ -157,7 +163,7 @@ gates = { failures = "5%", on_breach = "abort" }
         let document = Format::Toml.parse(TOML).expect("reads");
         for format in [Format::Toml, Format::Yaml, Format::Json] {
             let text = format.write(&document).expect("writes");
-            assert_eq!(format.parse(&text).expect("reads again"), document, "{text}");
+            assert_eq!(format.parse::<RolloutDocument>(&text).expect("reads again"), document, "{text}");
         }
     }
 
@@ -171,7 +177,7 @@ gates = { failures = "5%", on_breach = "abort" }
             ("version = 2", "version = \"two\"", "version"),
             ("model = \"vision/digits\"", "", "model"),
         ] {
-            let refused = Format::Toml.parse(&TOML.replace(from, to)).expect_err(to);
+            let refused = Format::Toml.parse::<RolloutDocument>(&TOML.replace(from, to)).expect_err(to);
             assert!(refused.contains(names), "{to}: {refused}");
         }
     }

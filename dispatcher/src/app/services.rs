@@ -1,0 +1,368 @@
+//! Services: what they are to be, their keys, and how they are.
+
+use std::time::Duration;
+
+use muster_proto::id::{Digest, ModelName, Version};
+
+use super::view::{
+    CreatedService, MadeServiceKey, Principal, RenderedFile, RevisionView, ServiceDocument, ServiceForm,
+    ServiceKeyView, ServiceUpdate, ServiceView, WhichKey,
+};
+use super::{App, Error, Result, random_text};
+use crate::cluster::{self, render};
+use crate::domain::service::{Change, Refused, Revision, Service, State, Target, update};
+use crate::services::{self, Answer, Request, scoring_url};
+use crate::storage::{ServiceKey, ServiceRecord};
+
+/// The most services (invariant 10).
+const MAX_SERVICES: usize = 500;
+/// Begins every service's key, so that scanners for leaked secrets can find one.
+const PREFIX: &str = "musters_";
+/// How much of a key is kept to tell it from others.
+const SHOWN: usize = 12;
+
+impl App {
+    /// Makes a service, and its keys.
+    pub async fn create_service(&self, document: ServiceDocument, by: &Principal) -> Result<CreatedService> {
+        let (app, by) = (self.clone(), by.clone());
+        self.to_the_end(async move {
+            // No version goes between the question and the record.
+            let _catalog = app.0.registry.hold().await;
+            let _turn = app.0.services.hold().await;
+            let revision = app.revision(&document.model).await?;
+            let ServiceDocument { name, target, image, mut settings, .. } = document;
+            let revision = with_image(revision, image, &target)?;
+            let (keys, records) = if settings.auth { made_keys()? } else { Default::default() };
+            settings.key_hashes = keys.iter().map(|key| hash(&key.key)).collect();
+            let workspace = app.0.workspace.to_string();
+            let revisions = vec![Revision { traffic: 100, ..revision }];
+            let service = Service { name, workspace, generation: 1, revisions, settings, fetch: None, target };
+            service.check()?;
+            services::Services::check(&service)?;
+            if app.0.storage.services().await?.len() >= MAX_SERVICES {
+                return Err(Error::conflict(format!("there are {MAX_SERVICES} services: delete some first")));
+            }
+            let now = crate::now();
+            let record = ServiceRecord { service, before: None, keys: records, created_at: now, updated_at: now };
+            if !app.0.storage.insert_service(&record).await? {
+                let name = &record.service.name;
+                let message = format!("there is a service {name} already: `muster service update {name}` changes it");
+                return Err(Error::conflict(message));
+            }
+            app.0.services.keep(record.service.clone());
+            app.record(&by, "service.create", &record.service.name, &document.model).await;
+            Ok(CreatedService { service: app.service_view(&record), keys })
+        })
+        .await
+    }
+
+    /// Every service, by name.
+    pub async fn list_services(&self) -> Result<Vec<ServiceView>> {
+        Ok(self.0.storage.services().await?.iter().map(|record| self.service_view(record)).collect())
+    }
+
+    /// One service.
+    pub async fn show_service(&self, name: &str) -> Result<ServiceView> {
+        Ok(self.service_view(&self.service_record(name).await?))
+    }
+
+    /// Changes what answers, or how. Name, address and keys stay.
+    pub async fn update_service(&self, name: &str, change: ServiceUpdate, by: &Principal) -> Result<ServiceView> {
+        let (app, name, by) = (self.clone(), name.to_owned(), by.clone());
+        self.to_the_end(async move {
+            let _catalog = app.0.registry.hold().await;
+            let _turn = app.0.services.hold().await;
+            let ServiceUpdate { model, image, canary, settings } = change;
+            if model.is_none() && canary.is_some() {
+                return Err(Error::BadRequest("a canary needs `model`, the version that it tries".into()));
+            }
+            let mut record = app.service_record(&name).await?;
+            let mut detail = Vec::new();
+            if let Some(mut settings) = settings {
+                if settings.auth != record.service.settings.auth {
+                    let message = "whether keys are asked for is for ever: make another service";
+                    return Err(Error::BadRequest(message.into()));
+                }
+                settings.key_hashes.clone_from(&record.service.settings.key_hashes);
+                (record.service, record.before) =
+                    update(&record.service, record.before.as_ref(), Change::Set(Box::new(settings)))?;
+                detail.push("settings".to_owned());
+            }
+            if let Some(model) = model {
+                let revision = with_image(app.revision(&model).await?, image, &record.service.target)?;
+                detail.push(format!("{}:{}", revision.model, revision.version));
+                let change = match canary {
+                    Some(percent) => Change::Canary(revision, percent),
+                    None => Change::Replace(revision),
+                };
+                (record.service, record.before) = update(&record.service, record.before.as_ref(), change)?;
+            }
+            app.change_service(record, "service.update", &detail.join(", "), &by).await
+        })
+        .await
+    }
+
+    /// The canary answers everything from now on.
+    pub async fn promote_service(&self, name: &str, by: &Principal) -> Result<ServiceView> {
+        self.turn_service(name, Change::Promote, "service.promote", by).await
+    }
+
+    /// The canary is given up, or the version before answers again.
+    pub async fn roll_back_service(&self, name: &str, by: &Principal) -> Result<ServiceView> {
+        self.turn_service(name, Change::RollBack, "service.rollback", by).await
+    }
+
+    async fn turn_service(
+        &self,
+        name: &str,
+        change: Change,
+        action: &'static str,
+        by: &Principal,
+    ) -> Result<ServiceView> {
+        let (app, name, by) = (self.clone(), name.to_owned(), by.clone());
+        self.to_the_end(async move {
+            let _turn = app.0.services.hold().await;
+            let mut record = app.service_record(&name).await?;
+            (record.service, record.before) = update(&record.service, record.before.as_ref(), change)?;
+            let detail = record.service.revisions.first().map(|r| format!("{}:{}", r.model, r.version));
+            app.change_service(record, action, &detail.unwrap_or_default(), &by).await
+        })
+        .await
+    }
+
+    /// Ends a service for good; its address and keys are gone.
+    pub async fn delete_service(&self, name: &str, by: &Principal) -> Result<()> {
+        let (app, name, by) = (self.clone(), name.to_owned(), by.clone());
+        self.to_the_end(async move {
+            let _turn = app.0.services.hold().await;
+            app.service_record(&name).await?;
+            // The record goes first: what then runs on is ended at the next start at the latest.
+            app.0.storage.delete_service(&name).await?;
+            app.0.services.end(&name).await?;
+            app.record(&by, "service.delete", &name, "").await;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What is known of a service's keys.
+    pub async fn service_keys(&self, name: &str) -> Result<Vec<ServiceKeyView>> {
+        let record = self.service_record(name).await?;
+        let named = ["primary", "secondary"].into_iter().zip(record.keys);
+        let view = |(which, key): (&str, ServiceKey)| ServiceKeyView {
+            which: which.into(),
+            prefix: key.prefix,
+            created_at: key.created_at,
+        };
+        Ok(named.map(view).collect())
+    }
+
+    /// Makes one of a service's keys anew; the other goes on.
+    pub async fn regenerate_key(&self, name: &str, which: WhichKey, by: &Principal) -> Result<MadeServiceKey> {
+        let (app, name, by) = (self.clone(), name.to_owned(), by.clone());
+        self.to_the_end(async move {
+            let _turn = app.0.services.hold().await;
+            let mut record = app.service_record(&name).await?;
+            let index = which as usize;
+            let (made, known) = made_key(which)?;
+            let settings = &mut record.service.settings;
+            let (Some(hashed), Some(held)) = (settings.key_hashes.get_mut(index), record.keys.get_mut(index)) else {
+                return Err(Error::conflict(format!("service {name} asks for no keys")));
+            };
+            *hashed = hash(&made.key);
+            *held = known;
+            record.service.generation += 1;
+            let detail = if which == WhichKey::Primary { "primary" } else { "secondary" };
+            app.change_service(record, "service.key", detail, &by).await?;
+            Ok(made)
+        })
+        .await
+    }
+
+    /// A service written for another runtime, with `image` in place of its own. It holds the hashes of its keys.
+    pub async fn render_service(
+        &self,
+        name: &str,
+        form: ServiceForm,
+        image: Option<String>,
+    ) -> Result<Vec<RenderedFile>> {
+        let mut service = self.service_record(name).await?.service;
+        for revision in &mut service.revisions {
+            revision.image = image.clone().or(revision.image.take());
+        }
+        let planned = |error: cluster::Error| Error::BadRequest(format!("{error}; {}", error.next_step()));
+        let one = |path: &str, text: String| vec![render::File { path: path.into(), text, secret: true }];
+        let files = match form {
+            ServiceForm::Kubernetes => render::kubernetes(&service).map(|text| one(&format!("{name}.yaml"), text)),
+            ServiceForm::Aci => {
+                let options = render::Aci { location: "westeurope".into(), dns_label: None, subnet: None };
+                render::aci(&service, &options).map(|text| one(&format!("{name}.aci.yaml"), text))
+            }
+            ServiceForm::IotEdge => render::iotedge(&service),
+            ServiceForm::Compose => render::compose(&service),
+            ServiceForm::Systemd => render::systemd(&service),
+        };
+        let file = |file: render::File| RenderedFile { path: file.path, text: file.text, secret: file.secret };
+        Ok(files.map_err(planned)?.into_iter().map(file).collect())
+    }
+
+    /// The last lines of a service's log.
+    pub async fn service_log(&self, name: &str, lines: usize) -> Result<String> {
+        self.service_record(name).await?;
+        Ok(self.0.services.log(name, lines).await?)
+    }
+
+    /// Waits until how a service is changes, at most `limit`; then how it is.
+    pub async fn wait_for_service(&self, name: &str, limit: Duration) -> Result<ServiceView> {
+        let record = self.service_record(name).await?;
+        self.0.services.changed(name, limit).await;
+        Ok(self.service_view(&record))
+    }
+
+    /// Asks a local service with the operator's own key.
+    pub async fn ask_service(&self, name: &str, request: Request) -> Result<Answer> {
+        self.service_record(name).await?;
+        Ok(self.0.services.ask(name, request).await?)
+    }
+
+    /// The services that need the version with this digest.
+    pub(super) async fn services_with(&self, digest: Digest) -> Result<Vec<String>> {
+        let digest = digest.to_string();
+        let needed = self.0.services.needed().await?;
+        Ok(needed.into_iter().filter(|(held, _)| *held == digest).map(|(_, name)| format!("service {name}")).collect())
+    }
+
+    async fn change_service(
+        &self,
+        mut record: ServiceRecord,
+        action: &'static str,
+        detail: &str,
+        by: &Principal,
+    ) -> Result<ServiceView> {
+        services::Services::check(&record.service)?;
+        record.updated_at = crate::now();
+        self.0.storage.update_service(&record).await?;
+        self.0.services.keep(record.service.clone());
+        self.record(by, action, &record.service.name, detail).await;
+        Ok(self.service_view(&record))
+    }
+
+    async fn service_record(&self, name: &str) -> Result<ServiceRecord> {
+        let mut records = self.0.storage.services().await?;
+        let found = records.iter().position(|record| record.service.name == name);
+        found.map(|index| records.swap_remove(index)).ok_or_else(|| Error::NotFound(format!("service {name}")))
+    }
+
+    /// The version that `NAME[:VERSION]` names.
+    async fn revision(&self, text: &str) -> Result<Revision> {
+        let bad = |what: String| {
+            Error::BadRequest(format!("model {text:?}: {what}; write NAME:VERSION, or NAME for the newest"))
+        };
+        let (name, version) = match text.rsplit_once(':') {
+            Some((name, version)) => (name, Some(version.parse::<Version>().map_err(|e| bad(e.to_string()))?)),
+            None => (text, None),
+        };
+        let name: ModelName = name.parse().map_err(|e: muster_proto::id::Error| bad(e.to_string()))?;
+        let version = self.resolve(&name, version).await?;
+        let view = self.show_model(&name, Some(version)).await?;
+        let number = u32::try_from(version.0).map_err(|_| bad("its number is too large".into()))?;
+        let memory = Some(view.manifest.measured.memory_bytes).filter(|bytes| *bytes > 0);
+        let (model, digest) = (name.to_string(), view.summary.digest.to_string());
+        Ok(Revision { model, version: number, digest, traffic: 100, image: None, memory })
+    }
+
+    fn service_view(&self, record: &ServiceRecord) -> ServiceView {
+        let ServiceRecord { service, before, created_at, updated_at, .. } = record;
+        let observed = self.0.services.observed(&service.name);
+        let (state, reason, since, observed_generation, url, answered) = match observed {
+            // What was seen of an earlier generation says nothing of this one.
+            Some(seen) if seen.generation == service.generation => {
+                (seen.state, seen.reason, seen.since, seen.generation, seen.url, seen.answered)
+            }
+            Some(seen) => (
+                State::Transitioning,
+                "the change is on its way".into(),
+                *updated_at,
+                seen.generation,
+                seen.url,
+                vec![],
+            ),
+            None => (State::Transitioning, String::new(), *updated_at, 0, None, vec![]),
+        };
+        let revisions = service.revisions.iter().enumerate().map(|(index, revision)| RevisionView {
+            model: format!("{}:{}", revision.model, revision.version),
+            digest: revision.digest.clone(),
+            traffic: revision.traffic,
+            answered: answered.get(index).copied().unwrap_or(0),
+        });
+        let mut settings = service.settings.clone();
+        settings.key_hashes.clear();
+        ServiceView {
+            name: service.name.clone(),
+            state,
+            reason,
+            since,
+            scoring_url: url.as_deref().map(scoring_url),
+            url,
+            revisions: revisions.collect(),
+            before: before.as_ref().map(|revision| format!("{}:{}", revision.model, revision.version)),
+            generation: service.generation,
+            observed_generation,
+            settings,
+            target: service.target.clone(),
+            created_at: *created_at,
+            updated_at: *updated_at,
+        }
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Rule(message) => Error::BadRequest(message),
+            Refused::Conflict(message) => Error::conflict(message),
+        }
+    }
+}
+
+impl From<services::Error> for Error {
+    fn from(error: services::Error) -> Self {
+        use services::Error as E;
+        match error {
+            E::Unknown(what) => Error::NotFound(what),
+            E::Planned(message) => Error::BadRequest(message),
+            E::Refused { code, message } => Error::Refused { code, message },
+            E::Unreachable(_) => Error::Refused { code: error.code(), message: error.to_string() },
+            E::Blobs(cause) => cause.into(),
+            E::Storage(cause) => cause.into(),
+            other => Error::failed("the service", other.code(), other),
+        }
+    }
+}
+
+/// What runs images needs one that holds the version.
+fn with_image(revision: Revision, image: Option<String>, target: &Target) -> Result<Revision> {
+    match (&image, target) {
+        (None, Target::Kubernetes(_)) => Err(Error::BadRequest(format!(
+            "a service on Kubernetes needs `image`, one that holds {}:{}: `muster image build` and `push` make it",
+            revision.model, revision.version
+        ))),
+        (Some(_), Target::Local(_)) => Err(Error::BadRequest("a local service runs no image".into())),
+        _ => Ok(Revision { image, ..revision }),
+    }
+}
+
+fn made_keys() -> Result<(Vec<MadeServiceKey>, Vec<ServiceKey>)> {
+    let made = [made_key(WhichKey::Primary)?, made_key(WhichKey::Secondary)?];
+    Ok(made.into_iter().unzip())
+}
+
+fn made_key(which: WhichKey) -> Result<(MadeServiceKey, ServiceKey)> {
+    let key = format!("{PREFIX}{}", random_text::<32>()?);
+    let known = ServiceKey { prefix: key.chars().take(SHOWN).collect(), created_at: crate::now() };
+    Ok((MadeServiceKey { which, key }, known))
+}
+
+fn hash(key: &str) -> String {
+    Digest::of(key.as_bytes()).to_string()
+}

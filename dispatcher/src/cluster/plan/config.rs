@@ -1,0 +1,84 @@
+//! What a container reads at its start: `serve.toml` from the ConfigMap, secrets from the Secret.
+
+use std::net::Ipv4Addr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use muster_agent::serve::{self, Document};
+use serde_json::{Value, json};
+
+use super::pod::{ADMIN_PORT, HTTP_PORT};
+use crate::domain::service::{Revision, Service};
+
+/// The folder of the configuration in a container.
+pub const FOLDER: &str = "/etc/muster";
+/// The folder of the secret files: one of its own, because a mount inside a read-only mount cannot be made.
+pub const SECRETS: &str = "/run/secrets/muster";
+
+/// The text of `serve.toml`. It has no generation in it: a change that a container need not know restarts none.
+pub fn serve_toml(service: &Service, revision: &Revision) -> String {
+    let fetch = service.fetch.as_ref().filter(|_| revision.image.is_none());
+    let model = serve::config::Model {
+        version: Some(format!("{}:{}", revision.model, revision.version)),
+        digest: revision.digest.parse().ok(),
+        bundle: fetch.is_none().then(|| "/bundle".into()),
+        traffic: None,
+    };
+    let asked = serve::config::Service {
+        // Names of services are names of slots.
+        name: service.name.parse().expect("a checked name"),
+        models: vec![model],
+        keys: Default::default(),
+        keys_file: service.settings.auth.then(|| format!("{SECRETS}/keys").into()),
+        settings: service.settings.bounds(),
+    };
+    let document = Document {
+        listen: (Ipv4Addr::UNSPECIFIED, HTTP_PORT).into(),
+        admin: Some((Ipv4Addr::UNSPECIFIED, ADMIN_PORT).into()),
+        trust_root: fetch.map(|_| format!("{FOLDER}/root.json").into()),
+        dispatcher: fetch.map(|fetch| serve::config::Dispatcher {
+            url: fetch.url.clone(),
+            ca: None,
+            token: Some(format!("{SECRETS}/token").into()),
+            cache: "/var/lib/muster".into(),
+        }),
+        services: vec![asked],
+        ..Document::default()
+    };
+    toml::to_string(&document).expect("strings and whole numbers in tables can be written as TOML")
+}
+
+/// The trust root that `revision` starts from, if it fetches its model.
+pub fn trust_root<'a>(service: &'a Service, revision: &Revision) -> Option<&'a str> {
+    service.fetch.as_ref().filter(|_| revision.image.is_none()).map(|fetch| fetch.trust_root.as_str())
+}
+
+/// The secret files by name. `keys` is always there, so that turning keys on changes no mount.
+pub fn secret_files(service: &Service) -> Vec<(&'static str, String)> {
+    let mut keys = service.settings.key_hashes.join("\n");
+    keys.push('\n');
+    let mut files = vec![("keys", keys)];
+    if let Some(fetch) = &service.fetch {
+        files.push(("token", fetch.token.0.clone()));
+    }
+    files
+}
+
+/// The ConfigMap of a revision.
+pub fn config_map(service: &Service, revision: &Revision) -> Value {
+    let mut data = json!({ "serve.toml": serve_toml(service, revision) });
+    if let Some(root) = trust_root(service, revision) {
+        data["root.json"] = json!(root);
+    }
+    json!({ "data": data })
+}
+
+/// The Secret of a service. Pods see new content without a restart: its digest is in no pod template.
+pub fn secret(service: &Service) -> Value {
+    let files = secret_files(service).into_iter();
+    let data: Value = files
+        .map(|(name, text)| (name.to_owned(), json!(STANDARD.encode(text))))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    json!({ "type": "Opaque", "data": data })
+}

@@ -1,0 +1,159 @@
+//! Services with the real binaries: made, asked, changed under load, and found again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, ensure};
+use muster_tests::processes::{Dispatcher, digits, wait_for};
+use serde_json::{Value, json};
+
+/// How many callers ask at once.
+const CALLERS: usize = 4;
+
+/// One request: the status, the version that answered, and the body.
+fn ask(url: &str, key: Option<&str>) -> Result<(u16, Option<String>, Value)> {
+    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
+    ask_with(&agent, url, key)
+}
+
+fn ask_with(agent: &ureq::Agent, url: &str, key: Option<&str>) -> Result<(u16, Option<String>, Value)> {
+    let mut request = agent.post(url).header("content-type", "image/png");
+    if let Some(key) = key {
+        request = request.header("authorization", format!("Bearer {key}"));
+    }
+    let mut answer = request.send(std::fs::read(digits("seven.png"))?)?;
+    let version = answer.headers().get("muster-model-version").and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let body = answer.body_mut().read_to_string()?;
+    Ok((answer.status().as_u16(), version, serde_json::from_str(&body).unwrap_or(Value::Null)))
+}
+
+/// Callers that ask without a pause and note which version answered, or what went wrong.
+struct Load {
+    stop: Arc<AtomicBool>,
+    callers: Vec<JoinHandle<Result<Vec<String>>>>,
+}
+
+impl Load {
+    fn start(url: &str, key: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let caller = |_| {
+            let (stop, url, key) = (Arc::clone(&stop), url.to_owned(), key.to_owned());
+            std::thread::spawn(move || {
+                let config = ureq::Agent::config_builder().http_status_as_error(false).build();
+                let agent = ureq::Agent::new_with_config(config);
+                let mut versions = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let (status, version, body) = ask_with(&agent, &url, Some(&key))?;
+                    ensure!(status == 200, "{status} {body}");
+                    versions.push(version.context("no version")?);
+                }
+                Ok(versions)
+            })
+        };
+        let callers = (0..CALLERS).map(caller).collect();
+        Self { stop, callers }
+    }
+
+    fn end(self) -> Result<Vec<String>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Vec::new();
+        for caller in self.callers {
+            all.extend(caller.join().expect("no panic")?);
+        }
+        Ok(all)
+    }
+}
+
+#[test]
+fn a_service_keeps_its_address_and_keys_through_changes_under_load() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut dispatcher = Dispatcher::start(folder.path(), &[])?;
+    dispatcher.register_digits(1)?;
+    dispatcher.register_digits(2)?;
+    // Room for all callers: what a full queue does is another test's matter.
+    let created = dispatcher.cli(&["service", "create", "digits", "--model", "digits:1", "--queue", "100"])?;
+    ensure!(created["service"]["state"] == "Healthy", "{created}");
+    let url = created["service"]["scoring_url"].as_str().context("a URL")?.to_owned();
+    let key = |index: usize| created["keys"][index]["key"].as_str().map(str::to_owned).context("a key");
+    let (primary, secondary) = (key(0)?, key(1)?);
+
+    for good in [&primary, &secondary] {
+        let (status, version, body) = ask(&url, Some(good))?;
+        ensure!((status, version.as_deref()) == (200, Some("1")), "{status} {body}");
+        ensure!(body["outputs"]["logits"][0][0]["label"] == "7", "{body}");
+    }
+    for bad in [None, Some("musters_wrong")] {
+        let (status, _, body) = ask(&url, bad)?;
+        ensure!((status, &body["code"]) == (401, &json!("unauthorized")), "{status} {body}");
+    }
+    let seven = digits("seven.png").display().to_string();
+    let scored = dispatcher.cli(&["service", "score", "digits", "--data", &seven])?;
+    ensure!(scored["version"] == 1, "{scored}");
+
+    let load = Load::start(&url, &primary);
+    dispatcher.cli(&["service", "update", "digits", "--model", "digits:2", "--canary", "10%"])?;
+    // A dispatcher that is away takes nothing away, and finds everything again.
+    dispatcher.process.kill();
+    ensure!(ask(&url, Some(&secondary))?.0 == 200);
+    dispatcher.restart()?;
+    dispatcher.cli(&["service", "wait", "digits"])?;
+    let promoted = dispatcher.cli(&["service", "promote", "digits"])?;
+    ensure!(promoted["scoring_url"].as_str() == Some(url.as_str()), "{promoted}");
+    let again = dispatcher.cli(&["service", "rollback", "digits"])?;
+    ensure!(again["revisions"][0]["model"] == "digits:1", "{again}");
+    let updated = dispatcher.cli(&["service", "update", "digits", "--model", "digits:2"])?;
+    ensure!(updated["revisions"][0]["model"] == "digits:2", "{updated}");
+    wait_for("version 2 alone", || ask(&url, Some(&primary)).ok().filter(|answer| answer.1.as_deref() == Some("2")))?;
+    let versions = load.end()?;
+    ensure!(versions.iter().any(|v| v == "1") && versions.iter().any(|v| v == "2"), "{} answers", versions.len());
+
+    // One key is made anew, the other goes on.
+    let made = dispatcher.cli(&["service", "keys", "regenerate", "digits", "secondary"])?;
+    let new = made["key"].as_str().context("a key")?;
+    wait_for("the new key", || ask(&url, Some(new)).ok().filter(|answer| answer.0 == 200))?;
+    ensure!(ask(&url, Some(&secondary))?.0 == 401, "the old key still opens");
+    ensure!(ask(&url, Some(&primary))?.0 == 200, "the other key does not open");
+
+    let refused = dispatcher.command(&["model", "delete", "digits:2"])?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && said.contains("service digits"), "{said}");
+    ensure!(dispatcher.command(&["service", "delete", "digits"])?.status.success());
+    ensure!(ask(&url, Some(&primary)).is_err(), "a deleted service answers");
+    ensure!(dispatcher.command(&["model", "delete", "digits:2"])?.status.success());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_a_reason() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dispatcher = Dispatcher::start(folder.path(), &[])?;
+    dispatcher.register_digits(1)?;
+    let table: [(&[&str], &str); 6] = [
+        (&["service", "create", "Digits", "--model", "digits:1"], "lower-case letters"),
+        (&["service", "create", "digits", "--model", "digits:9"], "digits:9"),
+        (&["service", "create", "digits", "--model", "digits:1", "--concurrency", "0"], "concurrency"),
+        (&["service", "create", "digits", "--model", "digits:1", "--target", "kubernetes"], "muster image build"),
+        (&["service", "show", "digits"], "service digits"),
+        (&["service", "promote", "digits"], "service digits"),
+    ];
+    for (arguments, part) in table {
+        let output = dispatcher.command(arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success() && said.contains(part), "{arguments:?}: {said}");
+    }
+    let created = dispatcher.cli(&["service", "create", "digits", "--model", "digits:1", "--no-auth"])?;
+    ensure!(created["keys"] == json!([]), "{created}");
+    let twice = dispatcher.command(&["service", "create", "digits", "--model", "digits:1"])?;
+    ensure!(String::from_utf8_lossy(&twice.stderr).contains("service update digits"));
+    let url = created["service"]["scoring_url"].as_str().context("a URL")?.to_owned();
+    ensure!(ask(&url, None)?.0 == 200);
+
+    let log = dispatcher.command(&["service", "logs", "digits"])?;
+    ensure!(String::from_utf8_lossy(&log.stdout).contains("listening"), "{log:?}");
+    let rendered = dispatcher.command(&["service", "render", "digits", "--image", "registry.example/digits:1"])?;
+    let text = String::from_utf8_lossy(&rendered.stdout).into_owned();
+    ensure!(rendered.status.success() && text.contains("kind: Deployment"), "{text}");
+    ensure!(dispatcher.command(&["service", "delete", "digits"])?.status.success());
+    Ok(())
+}
