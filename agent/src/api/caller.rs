@@ -57,26 +57,10 @@ fn key(headers: &HeaderMap) -> Option<&str> {
     bearer.or_else(|| headers.get(API_KEY).and_then(|value| value.to_str().ok()).map(str::trim))
 }
 
+/// gRPC's own timeout is the matter of its routes.
 fn patience(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let envoy = text(&EXPECTED_TIMEOUT).and_then(|text| text.trim().parse().ok()).map(Duration::from_millis);
-    let grpc = text(&HeaderName::from_static("grpc-timeout")).and_then(grpc_timeout);
-    [envoy, grpc].into_iter().flatten().min()
-}
-
-/// At most eight digits and a unit, as the gRPC protocol over HTTP/2 has it.
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let count = (digits.len() <= 8).then(|| digits.parse::<u64>().ok())??;
-    Some(match unit {
-        "H" => Duration::from_secs(count.saturating_mul(3600)),
-        "M" => Duration::from_secs(count.saturating_mul(60)),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
+    let text = headers.get(&EXPECTED_TIMEOUT)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_millis)
 }
 
 #[cfg(test)]
@@ -108,13 +92,10 @@ mod tests {
 
     #[test]
     fn the_shortest_patience_counts() {
-        let table: [(Headers, Option<u64>); 7] = [
-            (&[("grpc-timeout", "1S")], Some(1000)),
-            (&[("grpc-timeout", "250m")], Some(250)),
-            (&[("grpc-timeout", "123456789S")], None),
-            (&[("grpc-timeout", "S")], None),
-            (&[("grpc-timeout", "")], None),
-            (&[("x-envoy-expected-rq-timeout-ms", "15"), ("grpc-timeout", "1H")], Some(15)),
+        let table: [(Headers, Option<u64>); 4] = [
+            (&[("x-envoy-expected-rq-timeout-ms", "15")], Some(15)),
+            (&[("x-envoy-expected-rq-timeout-ms", "soon")], None),
+            (&[("x-envoy-expected-rq-timeout-ms", "-1")], None),
             (&[], None),
         ];
         for (pairs, want) in table {

@@ -75,6 +75,23 @@ impl Api {
         }
     }
 
+    /// What answers where there is no doubt; `route` is where the others are asked by name.
+    pub fn only(&self, caller: Caller, route: &str) -> Result<Found, Error> {
+        let answering = self.answering(caller);
+        match answering.as_slice() {
+            [(name, _)] => self.find(caller, name.as_str(), None),
+            [] if self.services.as_ref().is_some_and(|services| is_closed(services, caller)) => {
+                Err(unauthorized(caller))
+            }
+            [] => Err(Error::NothingReady),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(slot, _)| slot.as_str()).collect();
+                let text = format!("several slots answer: POST to {route}/SLOT with one of {}", names.join(", "));
+                Err(Error::BadRequest(text))
+            }
+        }
+    }
+
     /// What answers to `name`, and to `version` where there is one.
     pub fn find(&self, caller: Caller, name: &str, version: Option<&str>) -> Result<Found, Error> {
         if let Some(services) = &self.services {
@@ -146,9 +163,7 @@ fn find_service(services: &Services, caller: Caller, name: &str, version: Option
             let mut open = open_to(services, caller);
             open.retain(|service| service.stable().is_some_and(|loaded| is_called(&loaded.manifest.model, name)));
             match open.len() {
-                0 if services.answering().iter().any(|service| !service.keys.accept(caller.key)) => {
-                    return Err(unauthorized(caller));
-                }
+                0 if is_closed(services, caller) => return Err(unauthorized(caller)),
                 0 => return Err(Error::unknown_model(name)),
                 1 => open.remove(0),
                 _ => {
@@ -166,6 +181,11 @@ fn find_service(services: &Services, caller: Caller, name: &str, version: Option
         None => service.next().ok_or_else(|| Error::NotReady(service.name.to_string()))?,
     };
     Ok((service.name.clone(), Arc::clone(loaded)))
+}
+
+/// Whether something answers for other keys than the caller's.
+fn is_closed(services: &Services, caller: Caller) -> bool {
+    services.answering().iter().any(|service| !service.keys.accept(caller.key))
 }
 
 fn open_to(services: &Services, caller: Caller) -> Vec<Arc<Service>> {

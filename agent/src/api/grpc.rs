@@ -18,10 +18,15 @@ mod weigh;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use tonic::Status;
 use tonic::codec::CompressionEncoding;
 
 use super::Api;
+use super::error::Error;
 use frames::Gate;
 use health::proto::health_server::HealthServer;
 use proto::grpc_inference_service_server::GrpcInferenceServiceServer;
@@ -34,6 +39,16 @@ mod proto {
 
 /// Both services as reflection tells them.
 const DESCRIPTORS: &[u8] = include_bytes!("grpc/proto/descriptors.bin");
+
+/// Whether a request with these headers is a call of gRPC, whose answers are told by its own status.
+pub fn is_call(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Refuses a call before any service has seen it.
+pub fn refuse(error: Error) -> Response {
+    Status::from(error).into_http()
+}
 
 /// All services, as routes for a listener that speaks HTTP/2.
 pub fn routes(api: Arc<Api>) -> Router {

@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 
 use super::Api;
 use super::error::{Error, clip};
+use super::grpc;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is sent back.
@@ -36,6 +37,7 @@ pub enum Exposure {
 pub async fn admit(State(exposure): State<Exposure>, request: Request, next: Next) -> Response {
     match check(exposure, request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
+        Err(error) if grpc::is_call(request.headers()) => grpc::refuse(error),
         Err(error) => error.into_response(),
     }
 }

@@ -58,19 +58,8 @@ pub async fn usage(
 
 /// `POST /score`, where there is no doubt about the slot.
 pub async fn score_only(State(api): State<Arc<Api>>, caller: Caller, request: Request) -> Result<Response, Error> {
-    let mut answering = api.answering(caller);
-    match answering.len() {
-        0 => Err(Error::NothingReady),
-        1 => {
-            let (only, _) = answering.remove(0);
-            answer(&api, caller, api.find(caller, only.as_str(), None)?, request).await
-        }
-        _ => {
-            let slots: Vec<&str> = answering.iter().map(|(slot, _)| slot.as_str()).collect();
-            let text = format!("several slots answer: POST to /score/SLOT with one of {}", slots.join(", "));
-            Err(Error::BadRequest(text))
-        }
-    }
+    let found = api.only(caller, "/score")?;
+    answer(&api, caller, found, request).await
 }
 
 /// `POST /score/{slot}`
