@@ -61,3 +61,8 @@ async fn mlflow_is_content() {
 async fn kserve_is_content() {
     run(OTHERS, "kserve_rest.py", vec![("digits", digits_model(2))]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kserve_is_content_over_grpc() {
+    run(OTHERS, "kserve_grpc.py", vec![("digits", digits_model(2))]).await;
+}
