@@ -1,6 +1,6 @@
 //! Services on Kubernetes, and the same service as files for other runtimes.
 //!
-//! [`plan`], [`render`] and [`state`] are pure. [`Cluster`] alone holds the client: it applies a plan, watches what
+//! [`plan()`], [`render`] and [`state`] are pure. [`Cluster`] alone holds the client: it applies a plan, watches what
 //! became of it, and puts back what others change. The module must not know MQTT, SQL or HTTP routes of ours.
 
 mod api;

@@ -74,7 +74,7 @@ pub enum Ownership {
 }
 
 impl Cluster {
-    /// The cluster that `target` means. See [`super::connect`].
+    /// The cluster that `target` means: a context of a kubeconfig, or the one whose pod this runs in.
     pub async fn connect(target: &Kubernetes) -> Result<Self, Error> {
         Ok(Self { client: super::connect::client(target).await? })
     }

@@ -6,7 +6,7 @@
 //! and the messages with which devices report, which the world counts and delivers. Metadata and manifests come at once,
 //! where there is a connection.
 //!
-//! [`watch`] looks at every effect, [`takeover`] lets a dispatcher that has been taken over try its worst now and then.
+//! `watch` looks at every effect, `takeover` lets a dispatcher that has been taken over try its worst now and then.
 
 mod bundles;
 mod device;
