@@ -128,6 +128,15 @@ impl Api {
         self.services.as_ref().map_or(self.limits.time, |services| services.longest())
     }
 
+    /// What the body of a request to `found` may take.
+    fn budget_of(&self, (slot, _): &Found) -> body::Budget {
+        let service = self.services.as_ref().and_then(|services| services.get(slot)).and_then(Result::ok);
+        match service {
+            Some(service) => self.budget.with_limit(service.settings.body_bytes.min(self.limits.bodies)),
+            None => self.budget.clone(),
+        }
+    }
+
     /// Runs `inputs` on what was found, once its service lets the request through. Whoever gives up waiting is not
     /// computed for.
     async fn infer(&self, caller: Caller, found: &Found, inputs: Inputs) -> Result<executor::Inference, Error> {

@@ -34,6 +34,11 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(total / UNIT)), body }
     }
 
+    /// The same memory, with another limit for one body.
+    pub fn with_limit(&self, body: usize) -> Self {
+        Self { units: Arc::clone(&self.units), body }
+    }
+
     /// A part of it, with nothing in it yet.
     pub fn hold(&self) -> Held {
         Held { budget: self.clone(), permits: None }

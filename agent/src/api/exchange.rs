@@ -38,7 +38,7 @@ pub async fn exchange(
 ) -> Result<Response, Error> {
     let (head, body) = request.into_parts();
     let coding = body::accepted(&head.headers);
-    let received = body::receive(&head.headers, body, &api.budget).await?;
+    let received = body::receive(&head.headers, body, &api.budget_of(&found)).await?;
     let loaded = Arc::clone(&found.1);
     let (inputs, held) = compute(received.is_heavy(), move || {
         let plain = received.plain()?;

@@ -83,7 +83,7 @@ pub async fn answer(api: &Api, caller: Caller, found: Found, request: Request) -
     let (head, body) = request.into_parts();
     let kind = inputs::kind_of(&head.headers)?;
     let coding = body::accepted(&head.headers);
-    let received = body::receive(&head.headers, body, &api.budget).await?;
+    let received = body::receive(&head.headers, body, &api.budget_of(&found)).await?;
 
     let manifest = &found.1.manifest;
     let is_heavy = received.is_heavy() || manifest.transforms.inputs.values().any(|ops| takes_image(ops));

@@ -84,7 +84,7 @@ async fn serve_until_told(args: &Args, mut document: Document) -> ExitCode {
     if document.trust_root.is_none() {
         tracing::warn!("no trust root was named: each bundle is checked against its own, which whoever made it wrote");
     }
-    if let Some(open) = document.services.iter().find(|service| service.keys.are_none())
+    if let Some(open) = document.services.iter().find(|service| service.keys.are_none() && service.keys_file.is_none())
         && !document.listen.ip().is_loopback()
     {
         tracing::warn!(service = %open.name, "everyone who reaches this address may use the service: it has no keys");

@@ -20,6 +20,8 @@ use crate::run;
 
 /// How many requests of all services may wait for a thread, after they passed their gates.
 const QUEUE: usize = 4096;
+/// How much memory the bodies of all requests may take, in bytes.
+const BODIES: usize = 1 << 30;
 /// How long requests under way may take once nothing new is taken.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -83,7 +85,8 @@ pub async fn start(document: &Document) -> Result<Scoring, Error> {
     document.services.iter().for_each(|service| services.expect(&service.name));
     let body = document.services.iter().map(|service| service.settings.body_bytes).max();
     let body = body.unwrap_or(Limits::default().body);
-    let limits = Limits { body, bodies: body.saturating_mul(4), ..Limits::default() };
+    // The limit of one body is its service's, which may be changed; that of a call over gRPC is the largest at the start.
+    let limits = Limits { body, bodies: BODIES.max(body), ..Limits::default() };
     let api = Arc::new(Api::new(Arc::new(executor), limits).with_services(Arc::clone(&services)));
     let desk = Arc::new(Desk::new(Arc::clone(&services), threads.get()));
 

@@ -192,6 +192,22 @@ async fn an_update_costs_no_request_and_a_bad_one_changes_nothing() {
     scoring.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_services_own_limit_of_a_body_holds_at_once() {
+    let signed = Signed::new();
+    let scoring = signed.serve(vec![signed.model(1, 100)]).await;
+    let (at, admin) = (scoring.address.expect("listens"), scoring.admin.expect("listens"));
+    for (limit, status) in [(100, 413), (100_000, 200)] {
+        let mut service = signed.service(vec![signed.model(1, 100)]);
+        service.settings.body_bytes = limit;
+        let changed = asked(admin, "PUT", "/v1/services", None, json!({"service": [service]})).await;
+        assert_eq!(changed.0, 200, "{changed:?}");
+        let answer = asked(at, "POST", "/score/digits", Some("primary"), image()).await;
+        assert_eq!(answer.0, status, "{answer:?}");
+    }
+    scoring.stop().await;
+}
+
 #[test]
 fn nothing_is_opened_that_does_not_follow_from_the_root() {
     let signed = Signed::new();

@@ -122,6 +122,8 @@ impl Server {
             return self.seen(service, &answer);
         }
         let document = self.document(service).await?;
+        // What the server would read again is what it is told now.
+        self.write(&document).await?;
         let change = json!({"service": document.services}).to_string();
         let answer = self.steer("PUT", "/v1/services", change.into()).await?;
         if answer.status != 200 {
@@ -169,9 +171,7 @@ impl Server {
         }
         tokio::fs::create_dir_all(&self.folder).await.map_err(at(&self.folder))?;
         let document = self.document(service).await?;
-        let path = self.folder.join(DOCUMENT);
-        // Keys are hashed, and still nobody else's business.
-        write_private(&path, serde_json::to_string_pretty(&document).unwrap_or_default().as_bytes()).await?;
+        let path = self.write(&document).await?;
         self.child = Some(process::start(&self.folder, &path)?);
         self.starts += 1;
         self.next_start = Instant::now() + START;
@@ -251,13 +251,25 @@ impl Server {
         })
     }
 
+    /// Keeps the document beside the server, and tells where. Keys are hashed in it, and still nobody else's business.
+    async fn write(&self, document: &Document) -> Result<PathBuf, Error> {
+        let path = self.folder.join(DOCUMENT);
+        let text = serde_json::to_string_pretty(document).map_err(|error| {
+            Error::Program(format!("the data folder's path cannot be written in a document: {error}"))
+        })?;
+        write_private(&path, text.as_bytes()).await?;
+        Ok(path)
+    }
+
     /// A key of the dispatcher's own, so that operators can ask without the service's keys, of which only hashes are kept.
     async fn operator_key(&self) -> Result<String, Error> {
         let path = self.folder.join(KEY);
         if let Ok(key) = tokio::fs::read_to_string(&path).await {
             return Ok(key);
         }
-        let key = format!("{}{}", crate::app::random_name(), crate::app::random_name());
+        let mut bytes = [0u8; 32];
+        getrandom::fill(&mut bytes).map_err(|error| Error::Program(format!("no key can be made: {error}")))?;
+        let key = hex::encode(bytes);
         write_private(&path, key.as_bytes()).await?;
         Ok(key)
     }

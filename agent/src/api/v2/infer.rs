@@ -16,14 +16,14 @@ use super::response::{self, Inference};
 const LARGE: usize = 64 << 10;
 
 pub async fn infer(api: &Api, caller: Caller, address: &Address, http: HttpRequest) -> Result<Response, Error> {
-    let (slot, loaded) = api.find(caller, &address.name, address.version.as_deref())?;
+    let found = api.find(caller, &address.name, address.version.as_deref())?;
     let (head, body) = http.into_parts();
     let header_length = request::header_length(&head.headers)?;
     let coding = body::accepted(&head.headers);
-    let received = body::receive(&head.headers, body, &api.budget).await?;
+    let received = body::receive(&head.headers, body, &api.budget_of(&found)).await?;
 
     // The request stays with the model that it was checked against, whatever the slot is switched to.
-    let (name, model) = (address.name.clone(), Arc::clone(&loaded));
+    let (name, model) = (address.name.clone(), Arc::clone(&found.1));
     let (request, held) = compute(received.is_heavy(), move || {
         let plain = received.plain()?;
         let request = request::read(&plain.bytes, header_length, &name, &model.model)?;
@@ -32,7 +32,7 @@ pub async fn infer(api: &Api, caller: Caller, address: &Address, http: HttpReque
     .await?;
 
     let caller = caller.within(request.timeout);
-    let (loaded, outputs) = api.infer(caller, &(slot, loaded), request.inputs).await?;
+    let (loaded, outputs) = api.infer(caller, &found, request.inputs).await?;
     drop(held);
 
     let id = request.id.unwrap_or_else(guard::new_id);
