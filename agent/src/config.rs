@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 pub use keys::{KEYS, by_section};
 
+use crate::collect;
 use crate::core::Limits;
 use crate::core::outbox::Bounds;
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub keep_alive: Duration,
     /// The file that is a veto where it exists; none for `veto` in `data`.
     pub veto_file: Option<PathBuf>,
+    /// Which requests are kept; its folder lies in `data` unless it is absolute.
+    pub collect: collect::Settings,
 }
 
 impl Default for Config {
@@ -94,6 +97,16 @@ struct Raw {
     outbox: OutboxKeys,
     link: LinkKeys,
     approvals: Approvals,
+    collect: Collect,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Collect {
+    folder: String,
+    every: u64,
+    disagreements: bool,
+    max_bytes: u64,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -159,7 +172,14 @@ impl Default for Raw {
             outbox: OutboxKeys::default(),
             link: LinkKeys::default(),
             approvals: Approvals::default(),
+            collect: Collect::default(),
         }
+    }
+}
+
+impl Default for Collect {
+    fn default() -> Self {
+        Self { folder: String::new(), every: 0, disagreements: false, max_bytes: collect::MAX_BYTES }
     }
 }
 
@@ -229,6 +249,12 @@ impl Raw {
             telemetry_window: Duration::from_secs(self.telemetry.window_seconds.max(1)),
             keep_alive: Duration::from_secs(self.link.keep_alive_seconds.max(5)),
             veto_file: not_empty(self.veto_file).map(PathBuf::from),
+            collect: collect::Settings {
+                folder: not_empty(self.collect.folder).unwrap_or_else(|| "collected".into()).into(),
+                every: self.collect.every,
+                disagreements: self.collect.disagreements,
+                max_bytes: self.collect.max_bytes,
+            },
             data: self.data,
         }
     }
@@ -317,7 +343,8 @@ fn typed(table: toml::Table, origin: &str) -> Result<Config, Error> {
     }
     zone(&raw.timezone).map_err(invalid)?;
     approvers(&raw.approvals).map_err(invalid)?;
-    Ok(raw.into_config())
+    let config = raw.into_config();
+    config.collect.fault().map_or(Ok(config), |fault| Err(invalid(fault)))
 }
 
 fn merge(into: &mut toml::Table, from: toml::Table) {
@@ -407,6 +434,7 @@ mod tests {
             "data = 1",
             "[local]\nhttp = \"nowhere\"",
             "[inference]\nqueue = -1",
+            "[collect]\nmax_bytes = 9",
             "data = \"x",
         ] {
             assert!(matches!(load(bad, &[]), Err(Error::Invalid { .. })), "{bad}");

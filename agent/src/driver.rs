@@ -17,6 +17,7 @@ use muster_proto::wire;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::core::{self, Event, Now, State, Veto};
+use crate::engine::sample::Sampler;
 use crate::engine::shadow::Run;
 use crate::engine::{Loaded, Slots};
 use crate::identity::Identity;
@@ -63,6 +64,8 @@ pub struct Driver {
     shadows: BTreeMap<SlotName, Arc<Run>>,
     /// The last figures of those that have ended since the last telemetry window.
     past_shadows: Vec<ShadowWindow>,
+    /// What takes samples of requests, where the owner wants them.
+    sampler: Option<Arc<Sampler>>,
     vetoes: Arc<Vetoes>,
     /// The veto that the core knows of.
     veto: Option<Veto>,
@@ -108,6 +111,7 @@ impl Driver {
             staged: BTreeMap::new(),
             shadows: BTreeMap::new(),
             past_shadows: Vec::new(),
+            sampler: None,
             vetoes,
             veto: None,
             results,
@@ -117,6 +121,11 @@ impl Driver {
             window,
         };
         (driver, watched, Results(receiver))
+    }
+
+    /// Lets `sampler` take samples of what is answered from now on.
+    pub fn with_sampler(self, sampler: Option<Arc<Sampler>>) -> Self {
+        Self { sampler, ..self }
     }
 
     /// Runs until `stop` fires or its sender is gone.
@@ -182,6 +191,9 @@ impl Driver {
     }
 
     async fn finished(&mut self, Outcome { event, loaded }: Outcome) {
+        if let (Some((_, _, model)), Some(sampler)) = (&loaded, &self.sampler) {
+            model.mirror.sample(Arc::clone(sampler));
+        }
         let stays = matches!(event, Event::ModelStaged { .. });
         if let (true, Some((slot, digest, model))) = (stays, &loaded) {
             self.staged.insert(slot.clone(), (*digest, model.clone()));

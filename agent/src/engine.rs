@@ -22,6 +22,7 @@ pub mod transforms;
 
 pub mod executor;
 pub mod loaded;
+pub mod sample;
 pub mod shadow;
 pub mod sketch;
 pub mod slots;

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod collect;
 pub mod run;
 
 pub mod config;

@@ -44,6 +44,14 @@ pub enum Error {
     /// The threads for inferences cannot be started.
     #[error("cannot start the threads that run inferences")]
     Threads(#[source] std::io::Error),
+    /// The folder for samples cannot be used.
+    #[error("samples cannot be kept in {}: {source}", folder.display())]
+    Collect {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// The local API's address or socket cannot be had.
     #[error("cannot listen on {at}: {reason}")]
     Listen {
@@ -65,6 +73,7 @@ impl Error {
             Error::Trust(error) => error.code(),
             Error::Tls(_) => Code::ConfigInvalid,
             Error::Threads(_) => Code::Internal,
+            Error::Collect { .. } => Code::StoreFailed,
             Error::Listen { in_use: true, .. } => Code::PortInUse,
             Error::Listen { .. } => Code::ConfigInvalid,
         }
@@ -127,6 +136,12 @@ pub async fn start(config: Config) -> Result<Agent, Error> {
     let vetoes = Arc::new(Vetoes::new(config.veto_file()));
     let (driver, status, results) =
         Driver::new(state, Arc::new(store), slots.clone(), identity, Some(link), vetoes.clone());
+    let driver = driver.with_sampler(
+        config
+            .collect
+            .start(&config.data)
+            .map_err(|source| Error::Collect { folder: config.data.join(&config.collect.folder), source })?,
+    );
     let api = crate::api::start(&config, executor.clone(), status.clone(), vetoes).await?;
     let (stop, stopped) = oneshot::channel();
     let driver = tokio::spawn(driver.run(results, messages, stopped, config.telemetry_window));

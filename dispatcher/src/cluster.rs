@@ -12,6 +12,7 @@ mod names;
 mod object;
 pub mod plan;
 pub mod render;
+mod resources;
 pub mod state;
 pub mod watch;
 
@@ -20,6 +21,7 @@ pub use apply::{Applied, Pruned};
 pub use error::{Conflict, Error};
 pub use object::{Kind, Object};
 pub use plan::plan;
+pub use resources::{RESOURCE_VERSION, Resource};
 
 /// The field manager under which everything is applied.
 pub const MANAGER: &str = "muster";

@@ -163,6 +163,14 @@ keys! {
     /// Where devices reach the broker, if not at the first hostname and the port of `mqtt.listen`, as `host:port`.
     mqtt_public_address ("mqtt.public_address", Text): Option<String> = "";
 
+    /// Namespaces of the cluster in which ModelService resources are kept as services; none unless named.
+    kubernetes_namespaces ("kubernetes.namespaces", List): Vec<String> = "";
+    /// The kubeconfig of that cluster, if not `KUBECONFIG`, the home folder's, or the account of the pod that this
+    /// runs in.
+    kubernetes_kubeconfig ("kubernetes.kubeconfig", Text): Option<String> = "";
+    /// The context of that kubeconfig, if not its current one.
+    kubernetes_context ("kubernetes.context", Text): Option<String> = "";
+
     /// What is logged: a level (`error`, `warn`, `info`, `debug`, `trace`) or a filter such as
     /// `info,muster_dispatcher::http=debug`.
     log_filter ("log.filter", Text): String = "info";

@@ -146,6 +146,7 @@ pub async fn start_local(data: &Path) -> Result<Hosted, Error> {
         api_url: None,
         broker_address: None,
         broker: BrokerChoice::Embedded { listen: any },
+        control: None,
     };
     start(config, ApiTls::On).await
 }

@@ -6,6 +6,7 @@ pub mod app;
 pub mod serve;
 
 pub mod cluster;
+pub mod control;
 pub mod domain;
 pub mod driver;
 pub mod image;

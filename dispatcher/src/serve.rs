@@ -23,6 +23,7 @@ use crate::app::{self, Addresses, App, BrokerAddress};
 use crate::blobs::{self, Blobs};
 use crate::broker::{self, Broker};
 use crate::ca::{self, Ca, Identity};
+use crate::control;
 use crate::counters::Counters;
 use crate::driver::{self, Driver, Inbox, Outbox, TelemetryQueue};
 use crate::link::{self, Endpoint, Link};
@@ -58,6 +59,8 @@ pub struct Config {
     pub broker_address: Option<(String, u16)>,
     /// The broker.
     pub broker: BrokerChoice,
+    /// Where ModelService resources are kept; none for no cluster.
+    pub control: Option<control::Config>,
 }
 
 /// Which broker to use.
@@ -269,6 +272,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         upload_limit: UPLOAD_LIMIT,
     });
     let first_token = app.ensure_first_key().await?;
+    let controlling = config.control.map(|control| tokio::spawn(control::run(app.clone(), control)));
     Ok(Running {
         app,
         api_identity,
@@ -277,7 +281,9 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         link,
         storage,
         broker,
-        tasks: Tasks(vec![driving, adding, polling, sending, serving, maintaining]),
+        tasks: Tasks(
+            [driving, adding, polling, sending, serving, maintaining].into_iter().chain(controlling).collect(),
+        ),
         _lock: lock,
     })
 }

@@ -209,6 +209,8 @@ impl Services {
     /// Waits until how `name` is changes, at most `limit`; then how it is.
     pub async fn changed(&self, name: &str, limit: Duration) -> Option<Observed> {
         let mut observed = self.held().get(name)?.observed.clone();
+        // The clone knows nothing of what others have seen already.
+        observed.mark_unchanged();
         // Both a lapse and a gone sender end the wait.
         let _ = tokio::time::timeout(limit, observed.changed()).await;
         let now = observed.borrow().clone();

@@ -10,6 +10,12 @@ mod apply;
 #[path = "cluster/connect.rs"]
 mod connect;
 #[allow(clippy::unwrap_used)]
+#[path = "cluster/control.rs"]
+mod control;
+#[allow(clippy::unwrap_used, dead_code)]
+#[path = "http/fixture.rs"]
+mod fixture;
+#[allow(clippy::unwrap_used)]
 #[path = "cluster/keep.rs"]
 mod keep;
 #[allow(clippy::unwrap_used)]

@@ -117,6 +117,7 @@ async fn a_rollout_survives_the_loss_of_an_external_broker() {
             ca_file: None,
             identity_files: None,
         },
+        control: None,
     })
     .await
     .expect("starts");

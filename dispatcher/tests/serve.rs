@@ -32,6 +32,7 @@ fn config(data: &Path) -> Config {
         api_url: None,
         broker_address: None,
         broker: BrokerChoice::Embedded { listen: "127.0.0.1:0".parse().expect("valid") },
+        control: None,
     }
 }
 

@@ -15,10 +15,12 @@ pub const MAX_WINDOWS: usize = 8;
 pub const MAX_CRON: usize = 64;
 /// The most approvals of one offer.
 pub const MAX_APPROVALS: usize = 16;
+/// The most recalled versions that one desired state names.
+pub const MAX_DENIED: usize = 64;
 
 /// The newest variant of [`DesiredState`] that this build speaks, as in
 /// [`AgentInfo::speaks`](crate::report::AgentInfo::speaks).
-pub const SPEAKS: u8 = 1;
+pub const SPEAKS: u8 = 2;
 
 /// Everything that a device shall run, signed by the director as one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,15 +28,19 @@ pub enum DesiredState {
     /// The first version, without terms.
     V1(v1::Desired),
     /// With terms per slot.
-    V2(Desired),
+    V2(v2::Desired),
+    /// With the deny list.
+    V3(Desired),
 }
 
 impl DesiredState {
-    /// The content in its one form in memory; slots of the first version have no terms.
+    /// The content in its one form in memory; slots of the first version have no terms, and nothing was denied
+    /// before the third.
     pub fn into_desired(self) -> Desired {
         match self {
             Self::V1(desired) => desired.into(),
-            Self::V2(desired) => desired,
+            Self::V2(desired) => desired.into(),
+            Self::V3(desired) => desired,
         }
     }
 }
@@ -56,6 +62,9 @@ pub struct Desired {
     pub expires_at: u64,
     /// Every slot that shall exist. A slot that is not listed is emptied (invariant 5).
     pub slots: Vec<SlotDesired>,
+    /// The deny list, as far as it concerns this device: manifests of versions that were recalled, at most
+    /// [`MAX_DENIED`]. The device does not go back to one of them by itself.
+    pub denied: Vec<Digest>,
 }
 
 impl Desired {
@@ -64,13 +73,16 @@ impl Desired {
         self.slots.iter().find(|s| s.slot == *slot)
     }
 
-    /// The oldest variant that can say it, so that older agents go on understanding what has no terms; none where
+    /// The oldest variant that can say it, so that older agents go on understanding what they can keep; none where
     /// an agent that speaks variants up to `speaks` cannot be told.
     pub fn to_state(&self, speaks: u8) -> Option<DesiredState> {
+        if !self.denied.is_empty() {
+            return (speaks >= 2).then(|| DesiredState::V3(self.clone()));
+        }
         if self.slots.iter().all(|s| s.terms.is_none()) {
             return Some(DesiredState::V1(v1::Desired::without_terms(self.clone())));
         }
-        (speaks >= 1).then(|| DesiredState::V2(self.clone()))
+        (speaks >= 1).then(|| DesiredState::V2(v2::Desired::without_denied(self.clone())))
     }
 }
 
@@ -267,7 +279,7 @@ pub mod v1 {
     impl Desired {
         /// What is left without the terms.
         pub fn without_terms(desired: super::Desired) -> Self {
-            let super::Desired { workspace, device, hardware, generation, issued_at, expires_at, slots } = desired;
+            let super::Desired { workspace, device, hardware, generation, issued_at, expires_at, slots, .. } = desired;
             let slots = slots.into_iter().map(SlotDesired::without_terms).collect();
             Self { workspace, device, hardware, generation, issued_at, expires_at, slots }
         }
@@ -285,7 +297,8 @@ pub mod v1 {
         fn from(desired: Desired) -> Self {
             let Desired { workspace, device, hardware, generation, issued_at, expires_at, slots } = desired;
             let slots = slots.into_iter().map(Into::into).collect();
-            Self { workspace, device, hardware, generation, issued_at, expires_at, slots }
+            let denied = Vec::new();
+            Self { workspace, device, hardware, generation, issued_at, expires_at, slots, denied }
         }
     }
 
@@ -293,6 +306,44 @@ pub mod v1 {
         fn from(slot: SlotDesired) -> Self {
             let SlotDesired { slot, target, digest, length, trial_seconds, rollout } = slot;
             Self { slot, target, digest, length, trial_seconds, rollout, terms: super::Terms::default() }
+        }
+    }
+}
+
+/// The layout of the second version, which never changes.
+pub mod v2 {
+    use serde::{Deserialize, Serialize};
+
+    use super::SlotDesired;
+    use crate::id::{DeviceId, Generation, Workspace};
+
+    /// The second version of [`Desired`](super::Desired).
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    #[allow(missing_docs, reason = "the fields are those of the present form")]
+    pub struct Desired {
+        pub workspace: Workspace,
+        pub device: DeviceId,
+        pub hardware: String,
+        pub generation: Generation,
+        pub issued_at: u64,
+        pub expires_at: u64,
+        pub slots: Vec<SlotDesired>,
+    }
+
+    impl Desired {
+        /// What is left without the deny list.
+        pub fn without_denied(desired: super::Desired) -> Self {
+            let super::Desired { workspace, device, hardware, generation, issued_at, expires_at, slots, denied: _ } =
+                desired;
+            Self { workspace, device, hardware, generation, issued_at, expires_at, slots }
+        }
+    }
+
+    impl From<Desired> for super::Desired {
+        fn from(desired: Desired) -> Self {
+            let Desired { workspace, device, hardware, generation, issued_at, expires_at, slots } = desired;
+            let denied = Vec::new();
+            Self { workspace, device, hardware, generation, issued_at, expires_at, slots, denied }
         }
     }
 }

@@ -37,6 +37,7 @@ fn desired() -> Desired {
             rollout: "r1".into(),
             terms: Terms::default(),
         }],
+        denied: Vec::new(),
     }
 }
 
@@ -60,6 +61,11 @@ fn desired_on_terms() -> Desired {
         plan: Some(PlanRef { hash: digest(3), approvals: vec![Approval { key: digest(4), value: vec![6; 64] }] }),
     };
     desired
+}
+
+/// As [`desired`], in the third version.
+fn desired_with_denied() -> Desired {
+    Desired { denied: vec![digest(5), digest(6)], ..desired_on_terms() }
 }
 
 fn state(desired: &Desired) -> DesiredState {
@@ -160,6 +166,7 @@ fn golden<M: Message + PartialEq + Debug>(name: &str, message: M) {
 fn every_message_keeps_its_bytes() {
     golden("desired", state(&desired()));
     golden("desired-v2", state(&desired_on_terms()));
+    golden("desired-v3", state(&desired_with_denied()));
     let signatures = vec![Signature { key: digest(9), value: vec![5; 64] }];
     golden("signed-desired", SignedDesired::V1 { payload: vec![1, 2, 3], signatures });
     golden("report", report());
@@ -210,8 +217,12 @@ fn a_desired_state_is_said_in_the_oldest_version_that_can_say_it() {
         assert!(matches!(desired().to_state(speaks), Some(DesiredState::V1(_))), "{speaks}");
     }
     assert_eq!(desired_on_terms().to_state(0), None);
-    assert_eq!(desired_on_terms().to_state(1), Some(DesiredState::V2(desired_on_terms())));
-    for desired in [desired(), desired_on_terms()] {
+    for speaks in [1, u8::MAX] {
+        assert!(matches!(desired_on_terms().to_state(speaks), Some(DesiredState::V2(_))), "{speaks}");
+    }
+    assert_eq!(desired_with_denied().to_state(1), None);
+    assert_eq!(desired_with_denied().to_state(2), Some(DesiredState::V3(desired_with_denied())));
+    for desired in [desired(), desired_on_terms(), desired_with_denied()] {
         assert_eq!(state(&desired).into_desired(), desired);
     }
 }

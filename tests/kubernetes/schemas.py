@@ -2,7 +2,7 @@
 
     python schemas.py FOLDER
 
-FOLDER is tests/golden. Kubernetes manifests are held, strictly, against the schemas of 1.33 to 1.37 that the package
+FOLDER is tests/golden. Kubernetes manifests, those of cross/kubernetes as well, are held, strictly, against the schemas of 1.33 to 1.37 that the package
 kubernetes-validate ships; container groups against the models of azure-mgmt-containerinstance; compose files
 against the strict reader of compose-spec. Needs: kubernetes-validate, pyyaml, compose-spec, azure-mgmt-containerinstance==10.1.0
 """
@@ -19,9 +19,9 @@ VERSIONS = ["1.33", "1.34", "1.35", "1.36", "1.37"]
 ELSEWHERE = {"HTTPRoute"}
 
 
-def manifests(folder):
+def manifests(paths):
     checked = 0
-    for path in sorted((folder / "cluster").glob("*.yaml")):
+    for path in paths:
         for document in yaml.safe_load_all(path.read_text()):
             if document is None or document["kind"] in ELSEWHERE:
                 continue
@@ -100,7 +100,10 @@ def iotedge(folder):
 
 def main():
     folder = pathlib.Path(sys.argv[1])
-    print(f"{manifests(folder)} objects by version of Kubernetes, {container_groups(folder)} container groups")
+    own = pathlib.Path(__file__).resolve().parents[2] / "cross" / "kubernetes"
+    paths = sorted((folder / "cluster").glob("*.yaml")) + sorted(own.glob("*.yaml"))
+    paths = [path for path in paths if path.name != "kustomization.yaml"]
+    print(f"{manifests(paths)} objects by version of Kubernetes, {container_groups(folder)} container groups")
     print(f"{compose(folder)} compose files, {iotedge(folder)} deployment manifests")
 
 

@@ -157,3 +157,34 @@ fn what_cannot_be_served_is_refused_with_a_reason() -> Result<()> {
     ensure!(dispatcher.command(&["service", "delete", "digits"])?.status.success());
     Ok(())
 }
+
+/// Runs a program as a person would who was sent it, with a key.
+fn run_program(program: &str, argument: &str, text: &str, key: &str) -> Result<String> {
+    let output = std::process::Command::new(program).arg(argument).arg(text).env("KEY", key).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{program}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(said)
+}
+
+#[test]
+fn a_file_becomes_a_service_and_programs_that_ask_it_run_as_they_stand() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dispatcher = Dispatcher::start(folder.path(), &[])?;
+    let file = |version: u32| digits(&format!("digits-{version}.onnx")).display().to_string();
+    let refused = dispatcher.command(&["service", "create", "seven", "--model", "seven:3", "--file", &file(1)])?;
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("without a version"), "{refused:?}");
+    let created = dispatcher.cli(&["service", "create", "seven", "--file", &file(1)])?;
+    ensure!(created["service"]["revisions"][0]["model"] == "seven:1", "{created}");
+    let key = created["keys"][0]["key"].as_str().context("a key")?;
+    for (language, program, argument) in [("python", "python3", "-c"), ("curl", "sh", "-c")] {
+        let made = dispatcher.cli(&["service", "client", "seven", "--lang", language])?;
+        let text = made["program"].as_str().context("a program")?;
+        let said = run_program(program, argument, text, key)?;
+        ensure!(said.contains("logits"), "{said}");
+        ensure!(run_program(program, argument, text, "musters_wrong").is_err(), "a wrong key opens");
+    }
+    let updated = dispatcher.cli(&["service", "update", "seven", "--file", &file(2)])?;
+    ensure!(updated["revisions"][0]["model"] == "seven:2", "{updated}");
+    ensure!(dispatcher.command(&["service", "delete", "seven"])?.status.success());
+    Ok(())
+}

@@ -38,6 +38,10 @@ pub const KEYS: &[Key] = &[
     key("outbox", "max_count", "4096", "the most messages that wait for the dispatcher"),
     key("outbox", "max_age_seconds", "604800", "telemetry older than this is dropped"),
     key("link", "keep_alive_seconds", "60", "how often the broker hears at least something"),
+    key("collect", "every", "0", "one of this many requests is kept with its answer, for its owner; 0 for none"),
+    key("collect", "disagreements", "false", "keep the requests on which a version in the shadow answers otherwise"),
+    key("collect", "folder", "\"\"", "where they are kept, as JSON lines; \"\" for collected in data"),
+    key("collect", "max_bytes", "67108864", "the most bytes of them; the oldest go first"),
     key("approvals", "keys", "[]", "Ed25519 public keys in hexadecimal whose approval a rollout's plan needs here"),
     key("approvals", "required", "0", "how many of these have to approve"),
 ];

@@ -65,6 +65,7 @@ impl State {
         for want in wants {
             settled |= self.want_slot(want, now, fx);
         }
+        self.forget_recalled();
         self.persist(fx);
         if self.jobs.values().any(|j| matches!(j.stage, Stage::Queued)) {
             self.want_walk();
@@ -266,7 +267,20 @@ impl State {
             let watched = self.jobs.get(&slot).is_some_and(|j| matches!(j.stage, Stage::Trial { .. }));
             if let Some(record) = self.durable.slots.get_mut(&slot).filter(|r| !watched && r.trial.is_some()) {
                 record.trial = None;
+                self.forget_recalled();
                 self.persist(fx);
+            }
+        }
+    }
+
+    /// A version that was recalled is nothing to go back to, from the moment that what answers has been confirmed:
+    /// until then it is still better than nothing (invariant 2).
+    fn forget_recalled(&mut self) {
+        let Some(desired) = &self.desired else { return };
+        for record in self.durable.slots.values_mut() {
+            let recalled = record.previous.as_ref().is_some_and(|before| desired.denied.contains(&before.digest));
+            if recalled && record.trial.is_none() && record.active.is_some() {
+                (record.previous, record.previous_trial) = (None, None);
             }
         }
     }
@@ -285,6 +299,7 @@ impl State {
             record.trial = None;
             record.outcome = Some(Outcome::of(job));
         }
+        self.forget_recalled();
         self.persist(fx);
         self.report_outcome(now, fx);
         self.collect(self.limits.keep_bytes, fx);

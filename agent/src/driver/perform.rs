@@ -112,7 +112,7 @@ impl Driver {
         let started = match (staged, self.slots.get(&slot)) {
             (Some(model), Some(active)) => match shadow::refusal(&model, &terms, vitals::memory_available()) {
                 Some(refused) => Err(refused),
-                None => Run::start(slot.clone(), model, terms)
+                None => Run::start(slot.clone(), &active, model, terms)
                     .map(|run| (run, active))
                     .map_err(|e| failure(&format!("its thread cannot be started: {e}"))),
             },

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::loaded::Loaded;
 use super::model;
+use super::sample::{Answer, Sample};
 use super::slots::Slots;
 
 /// The stack of a worker. Rust's 2 MiB would do for every model seen; a deep one must not end the process.
@@ -205,17 +206,22 @@ impl Job {
         let Job { loaded, inputs, reply } = self;
         let started = Instant::now();
         let outcome = loaded.model.run(&inputs);
-        let mut mirrored = None;
+        let (mut mirrored, mut sampled) = (None, None);
         match &outcome {
             Ok(outputs) => {
                 loaded.stats.succeeded(started.elapsed());
                 loaded.stats.sketch.observe(loaded.model.outputs(), outputs);
                 mirrored = loaded.mirror.run().filter(|run| run.wants()).map(|run| (run, outputs.clone()));
+                let sampler = loaded.mirror.sampler().filter(|sampler| sampler.wants());
+                sampled = sampler.map(|sampler| (sampler, outputs.clone()));
             }
             Err(_) => loaded.stats.failed(),
         }
         // Nobody waits for it any more: that is the caller's choice.
         let _ = reply.send(outcome);
+        if let Some((sampler, outputs)) = sampled {
+            sampler.keep(Sample { answer: Answer::of(&loaded, outputs), inputs: inputs.clone(), shadow: None });
+        }
         if let Some((run, outputs)) = mirrored {
             run.offer(inputs, outputs);
         }

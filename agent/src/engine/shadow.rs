@@ -9,17 +9,18 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use muster_proto::code::Code;
 use muster_proto::desired::{Agreement, ShadowTerms};
-use muster_proto::id::SlotName;
+use muster_proto::id::{Digest, SlotName};
 use muster_proto::manifest::Tensor;
 use muster_proto::report::{Failure, LATENCY_BOUNDS_US, SHIFT_BINS, ShadowWindow};
 
 use super::loaded::Loaded;
+use super::sample::{Answer, Sample, Sampler};
 use super::sketch;
 
 const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
@@ -34,19 +35,32 @@ const NEAR: f64 = 1e-3;
 
 type Tensors = BTreeMap<String, Tensor>;
 
-/// The place at an active model where a shadow gets its requests.
+/// The place at an active model where a shadow gets its requests, and where samples are taken.
 #[derive(Debug, Default)]
-pub struct Mirror(RwLock<Option<Arc<Run>>>);
+pub struct Mirror {
+    run: RwLock<Option<Arc<Run>>>,
+    sampler: OnceLock<Arc<Sampler>>,
+}
 
 impl Mirror {
     /// The run that looks on.
     pub fn run(&self) -> Option<Arc<Run>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.run.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Lets `run` look on, in the place of any other.
     pub fn set(&self, run: Option<Arc<Run>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = run;
+        *self.run.write().unwrap_or_else(PoisonError::into_inner) = run;
+    }
+
+    /// What takes samples of requests.
+    pub fn sampler(&self) -> Option<&Arc<Sampler>> {
+        self.sampler.get()
+    }
+
+    /// Lets `sampler` take samples, unless one does already.
+    pub fn sample(&self, sampler: Arc<Sampler>) {
+        let _ = self.sampler.set(sampler);
     }
 }
 
@@ -63,6 +77,8 @@ pub struct Run {
 struct Shared {
     slot: SlotName,
     shadow: Arc<Loaded>,
+    /// The target and digest of what it is held against, and who wants to know where they disagree.
+    sampler: Option<(String, Digest, Arc<Sampler>)>,
     terms: ShadowTerms,
     started: Instant,
     /// When the request that is being run was begun, in milliseconds since `started`, and one more; 0 for none.
@@ -105,13 +121,16 @@ pub fn refusal(shadow: &Loaded, terms: &ShadowTerms, memory_available: u64) -> O
 }
 
 impl Run {
-    /// Begins to run `shadow` for `slot`; a [`Mirror`] brings it requests.
-    pub fn start(slot: SlotName, shadow: Arc<Loaded>, terms: ShadowTerms) -> io::Result<Arc<Self>> {
+    /// Begins to run `shadow` for `slot` beside `active`; the [`Mirror`] there brings it requests.
+    pub fn start(slot: SlotName, active: &Loaded, shadow: Arc<Loaded>, terms: ShadowTerms) -> io::Result<Arc<Self>> {
+        let sampler = active.mirror.sampler().filter(|sampler| sampler.wants_disagreements());
+        let sampler = sampler.map(|sampler| (active.manifest.target_path(), active.digest, Arc::clone(sampler)));
         let (sender, receiver) = sync_channel(0);
         let budget = Mutex::new(Budget::new(terms.cpu_permille));
         let shared = Arc::new(Shared {
             slot,
             shadow,
+            sampler,
             terms,
             started: Instant::now(),
             busy_since: AtomicU64::new(0),
@@ -221,7 +240,7 @@ impl Shared {
         while let Ok((inputs, answer)) = requests.recv() {
             let began = self.started.elapsed();
             self.busy_since.store((began.as_millis() as u64).max(1), Relaxed);
-            if catch_unwind(AssertUnwindSafe(|| self.compare(&inputs, &answer))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.compare(inputs, answer))).is_err() {
                 self.failed.fetch_add(1, Relaxed);
             }
             self.busy_since.store(0, Relaxed);
@@ -230,9 +249,9 @@ impl Shared {
         }
     }
 
-    fn compare(&self, inputs: &Tensors, answer: &Tensors) {
+    fn compare(&self, inputs: Tensors, answer: Tensors) {
         let began = Instant::now();
-        let outputs = self.shadow.model.check(inputs).and_then(|_| self.shadow.model.run(inputs));
+        let outputs = self.shadow.model.check(&inputs).and_then(|_| self.shadow.model.run(&inputs));
         let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let Ok(outputs) = outputs else {
             self.failed.fetch_add(1, Relaxed);
@@ -240,15 +259,18 @@ impl Shared {
         };
         self.latency[LATENCY_BOUNDS_US.partition_point(|bound| *bound < micros)].fetch_add(1, Relaxed);
         let specs = self.shadow.model.outputs();
-        let (theirs, ours) = (sketch::rows(specs, answer), sketch::rows(specs, &outputs));
+        let (theirs, ours) = (sketch::rows(specs, &answer), sketch::rows(specs, &outputs));
         for (theirs, ours) in theirs.iter().zip(&ours) {
             if let (Some(theirs), Some(ours)) = (theirs.confidence, ours.confidence) {
                 let bin = ((f64::from(ours) - f64::from(theirs) + 1.0) / 2.0 * SHIFT_BINS as f64) as usize;
                 self.shift[bin.min(SHIFT_BINS - 1)].fetch_add(1, Relaxed);
             }
         }
-        if agree(self.terms.rule, answer, &outputs, &theirs, &ours) {
+        if agree(self.terms.rule, &answer, &outputs, &theirs, &ours) {
             self.agreed.fetch_add(1, Relaxed);
+        } else if let Some((target, digest, sampler)) = &self.sampler {
+            let answer = Answer { target: target.clone(), digest: *digest, outputs: answer };
+            sampler.keep(Sample { answer, inputs, shadow: Some(Answer::of(&self.shadow, outputs)) });
         }
         let compared = self.compared.fetch_add(1, Relaxed) + 1;
         if self.terms.inferences > 0 && compared >= u64::from(self.terms.inferences) {

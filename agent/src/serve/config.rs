@@ -9,6 +9,7 @@ use muster_proto::id::{Digest, ModelName, SlotName, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Keys, Settings};
+use crate::collect;
 
 /// Where the document is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/muster/serve.toml";
@@ -65,6 +66,9 @@ pub struct Document {
     /// Where versions come from that are named without a folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dispatcher: Option<Dispatcher>,
+    /// Which requests of all services are kept; none without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collect: Option<collect::Settings>,
     /// What answers.
     #[serde(rename = "service")]
     pub services: Vec<Service>,
@@ -81,6 +85,7 @@ impl Default for Document {
             drain_ms: 0,
             tls: None,
             dispatcher: None,
+            collect: None,
             services: Vec::new(),
         }
     }
@@ -182,6 +187,9 @@ impl Document {
         if self.services.len() > MAX_SERVICES {
             return rule(format!("{} services, at most {MAX_SERVICES}", self.services.len()));
         }
+        if let Some(fault) = self.collect.as_ref().and_then(collect::Settings::fault) {
+            return rule(fault);
+        }
         let mut names = BTreeSet::new();
         for service in &self.services {
             if !names.insert(&service.name) {
@@ -196,6 +204,7 @@ impl Document {
         let beside = |path: &mut PathBuf| *path = folder.join(&*path);
         self.trust_root.iter_mut().for_each(beside);
         self.admin_socket.iter_mut().for_each(beside);
+        self.collect.iter_mut().for_each(|collect| beside(&mut collect.folder));
         self.services.iter_mut().flat_map(|s| &mut s.models).filter_map(|m| m.bundle.as_mut()).for_each(beside);
         self.services.iter_mut().filter_map(|s| s.keys_file.as_mut()).for_each(beside);
         if let Some(tls) = &mut self.tls {
@@ -285,6 +294,7 @@ mod tests {
         let service = |rest: &str| format!("[[service]]\nname = \"digits\"\n{rest}");
         let table = [
             ("nonsense = 1".to_owned(), "nonsense"),
+            ("[collect]\nfolder = \"x\"\nmax_bytes = 1".to_owned(), "collect.max_bytes"),
             (service(""), "missing field `model`"),
             (service("model = []"), "0 models"),
             (service("[[service.model]]\n"), "needs `bundle`"),

@@ -12,6 +12,7 @@ use super::bundle::{self, Bundle, Wanted};
 use super::config::{self, Document};
 use super::fetch;
 use crate::api::{Revision, Service, Services};
+use crate::engine::sample::Sampler;
 use crate::engine::{Loaded, loaded};
 
 /// Why a version does not answer.
@@ -60,15 +61,16 @@ impl Error {
 pub struct Desk {
     services: Arc<Services>,
     threads: usize,
+    sampler: Option<Arc<Sampler>>,
     turn: Mutex<()>,
     /// Told when the process is to end.
     pub stop: Notify,
 }
 
 impl Desk {
-    /// A desk for `services`, whose inferences run on `threads` threads.
-    pub fn new(services: Arc<Services>, threads: usize) -> Self {
-        Self { services, threads, turn: Mutex::default(), stop: Notify::new() }
+    /// A desk for `services`, whose inferences run on `threads` threads and are sampled by `sampler`.
+    pub fn new(services: Arc<Services>, threads: usize, sampler: Option<Arc<Sampler>>) -> Self {
+        Self { services, threads, sampler, turn: Mutex::default(), stop: Notify::new() }
     }
 
     /// The services.
@@ -125,10 +127,12 @@ impl Desk {
 
     /// A version that is open, loaded, and has passed its golden samples.
     async fn load(&self, document: &Document, model: &config::Model) -> Result<Arc<Loaded>, Error> {
-        let (document, model) = (document.clone(), model.clone());
+        let (document, model, sampler) = (document.clone(), model.clone(), self.sampler.clone());
         let work = move || {
             let Bundle { manifest, digest, folder } = find(&document, &model)?;
-            Ok(Arc::new(Loaded::load(&folder, &manifest, digest)?))
+            let loaded = Loaded::load(&folder, &manifest, digest)?;
+            sampler.into_iter().for_each(|sampler| loaded.mirror.sample(sampler));
+            Ok(Arc::new(loaded))
         };
         let work = tokio::task::spawn_blocking(work);
         work.await.unwrap_or_else(|error| Err(Error::Lost(error.to_string())))

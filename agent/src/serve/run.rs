@@ -88,7 +88,12 @@ pub async fn start(document: &Document) -> Result<Scoring, Error> {
     // The limit of one body is its service's, which may be changed; that of a call over gRPC is the largest at the start.
     let limits = Limits { body, bodies: BODIES.max(body), ..Limits::default() };
     let api = Arc::new(Api::new(Arc::new(executor), limits).with_services(Arc::clone(&services)));
-    let desk = Arc::new(Desk::new(Arc::clone(&services), threads.get()));
+    let sampler = document.collect.as_ref().map(|collect| {
+        let failed = |source| run::Error::Collect { folder: collect.folder.clone(), source };
+        collect.start(Path::new("")).map_err(failed)
+    });
+    let sampler = sampler.transpose()?.flatten();
+    let desk = Arc::new(Desk::new(Arc::clone(&services), threads.get(), sampler));
 
     let (mut data, mut admin_server) = (Server::default(), Server::default());
     let exposure = |ip: std::net::IpAddr| if ip.is_loopback() { Exposure::Loopback } else { Exposure::Network };

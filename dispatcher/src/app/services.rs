@@ -5,12 +5,12 @@ use std::time::Duration;
 use muster_proto::id::{Digest, ModelName, Version};
 
 use super::view::{
-    CreatedService, MadeServiceKey, Principal, RenderedFile, RevisionView, ServiceDocument, ServiceForm,
-    ServiceKeyView, ServiceUpdate, ServiceView, WhichKey,
+    CreatedService, KeyRequest, MadeServiceKey, Principal, RenderedFile, RevisionView, Role, ServiceDocument,
+    ServiceForm, ServiceKeyView, ServiceUpdate, ServiceView, WhichKey,
 };
 use super::{App, Error, Result, random_text};
 use crate::cluster::{self, render};
-use crate::domain::service::{Change, Refused, Revision, Service, State, Target, update};
+use crate::domain::service::{Change, Fetch, Hidden, Refused, Revision, Service, State, Target, update};
 use crate::services::{self, Answer, Request, scoring_url};
 use crate::storage::{ServiceKey, ServiceRecord};
 
@@ -24,6 +24,16 @@ const SHOWN: usize = 12;
 impl App {
     /// Makes a service, and its keys.
     pub async fn create_service(&self, document: ServiceDocument, by: &Principal) -> Result<CreatedService> {
+        self.create_service_for(document, None, by).await
+    }
+
+    /// Makes a service that `owner` declares: nobody else changes it from then on.
+    pub async fn create_service_for(
+        &self,
+        document: ServiceDocument,
+        owner: Option<String>,
+        by: &Principal,
+    ) -> Result<CreatedService> {
         let (app, by) = (self.clone(), by.clone());
         self.to_the_end(async move {
             // No version goes between the question and the record.
@@ -32,18 +42,20 @@ impl App {
             let revision = app.revision(&document.model).await?;
             let ServiceDocument { name, target, image, mut settings, .. } = document;
             let revision = with_image(revision, image, &target)?;
+            let fetch = app.fetch(&name, None, &revision, &by).await?;
             let (keys, records) = if settings.auth { made_keys()? } else { Default::default() };
             settings.key_hashes = keys.iter().map(|key| hash(&key.key)).collect();
             let workspace = app.0.workspace.to_string();
             let revisions = vec![Revision { traffic: 100, ..revision }];
-            let service = Service { name, workspace, generation: 1, revisions, settings, fetch: None, target };
+            let service = Service { name, workspace, generation: 1, revisions, settings, fetch, target };
             service.check()?;
             services::Services::check(&service)?;
             if app.0.storage.services().await?.len() >= MAX_SERVICES {
                 return Err(Error::conflict(format!("there are {MAX_SERVICES} services: delete some first")));
             }
             let now = crate::now();
-            let record = ServiceRecord { service, before: None, keys: records, created_at: now, updated_at: now };
+            let record =
+                ServiceRecord { service, before: None, keys: records, owner, created_at: now, updated_at: now };
             if !app.0.storage.insert_service(&record).await? {
                 let name = &record.service.name;
                 let message = format!("there is a service {name} already: `muster service update {name}` changes it");
@@ -90,6 +102,8 @@ impl App {
             }
             if let Some(model) = model {
                 let revision = with_image(app.revision(&model).await?, image, &record.service.target)?;
+                let fetch = record.service.fetch.take();
+                record.service.fetch = app.fetch(&record.service.name, fetch, &revision, &by).await?;
                 detail.push(format!("{}:{}", revision.model, revision.version));
                 let change = match canary {
                     Some(percent) => Change::Canary(revision, percent),
@@ -139,6 +153,9 @@ impl App {
             // The record goes first: what then runs on is ended at the next start at the latest.
             app.0.storage.delete_service(&name).await?;
             app.0.services.end(&name).await?;
+            for key in app.list_keys().await?.iter().filter(|key| key.name == key_name(&name)) {
+                app.delete_key(&key.id, &by).await?;
+            }
             app.record(&by, "service.delete", &name, "").await;
             Ok(())
         })
@@ -225,6 +242,25 @@ impl App {
         Ok(self.0.services.ask(name, request).await?)
     }
 
+    /// How containers get a version that is in no image: from here, with a key that may read. `now` is how they did.
+    async fn fetch(
+        &self,
+        name: &str,
+        now: Option<Fetch>,
+        revision: &Revision,
+        by: &Principal,
+    ) -> Result<Option<Fetch>> {
+        if revision.image.is_some() || now.is_some() {
+            return Ok(now);
+        }
+        let trust_root = self.0.signing.run(|signer| signer.root_bytes().to_vec()).await;
+        let trust_root = String::from_utf8(trust_root).map_err(|e| Error::internal("the trust root", e.to_string()))?;
+        let request = KeyRequest { name: key_name(name), role: Role::Viewer, ttl_seconds: None };
+        let token = Hidden(self.create_key(request, by).await?.token);
+        let (url, ca) = (self.0.addresses.api_url.clone(), self.0.ca.certificate_pem());
+        Ok(Some(Fetch { url, ca, trust_root, token }))
+    }
+
     /// The services that need the version with this digest.
     pub(super) async fn services_with(&self, digest: Digest) -> Result<Vec<String>> {
         let digest = digest.to_string();
@@ -239,6 +275,12 @@ impl App {
         detail: &str,
         by: &Principal,
     ) -> Result<ServiceView> {
+        if let Some(owner) = record.owner.as_ref().filter(|owner| **owner != by.name) {
+            return Err(Error::conflict(format!(
+                "{owner} declares service {}: change that instead",
+                record.service.name
+            )));
+        }
         services::Services::check(&record.service)?;
         record.updated_at = crate::now();
         self.0.storage.update_service(&record).await?;
@@ -292,6 +334,7 @@ impl App {
         let revisions = service.revisions.iter().enumerate().map(|(index, revision)| RevisionView {
             model: format!("{}:{}", revision.model, revision.version),
             digest: revision.digest.clone(),
+            image: revision.image.clone(),
             traffic: revision.traffic,
             answered: answered.get(index).copied().unwrap_or(0),
         });
@@ -310,6 +353,7 @@ impl App {
             observed_generation,
             settings,
             target: service.target.clone(),
+            owner: record.owner.clone(),
             created_at: *created_at,
             updated_at: *updated_at,
         }
@@ -340,13 +384,20 @@ impl From<services::Error> for Error {
     }
 }
 
-/// What runs images needs one that holds the version.
+/// The name of the API key with which the containers of service `name` fetch versions.
+fn key_name(name: &str) -> String {
+    format!("service {name}")
+}
+
+/// What runs images needs one that holds the version, or one that fetches it.
 fn with_image(revision: Revision, image: Option<String>, target: &Target) -> Result<Revision> {
     match (&image, target) {
-        (None, Target::Kubernetes(_)) => Err(Error::BadRequest(format!(
-            "a service on Kubernetes needs `image`, one that holds {}:{}: `muster image build` and `push` make it",
+        (None, Target::Kubernetes(target)) if target.image.is_empty() => Err(Error::BadRequest(format!(
+            "a service on Kubernetes needs `image`, one that holds {}:{}: `muster image build` and `push` make it; or \
+             an image of the agent in its target, which fetches the version from here",
             revision.model, revision.version
         ))),
+        (None, Target::Kubernetes(_)) => Ok(revision),
         (Some(_), Target::Local(_)) => Err(Error::BadRequest("a local service runs no image".into())),
         _ => Ok(Revision { image, ..revision }),
     }

@@ -3,6 +3,8 @@
 pub(super) mod download;
 mod register;
 
+pub(super) use register::as_it_is;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -112,7 +114,7 @@ fn path(model: &ModelSpec) -> String {
     }
 }
 
-fn version_path(model: &VersionSpec) -> String {
+pub(in crate::cli) fn version_path(model: &VersionSpec) -> String {
     format!("/v1/models/{}/versions/{}", segment(&model.name), model.version)
 }
 

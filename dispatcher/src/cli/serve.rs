@@ -9,6 +9,7 @@ use muster_proto::code::Code;
 use super::{Context, Failure};
 use crate::app::{KeyRequest, Principal, Role};
 use crate::config::{self, Config, Loaded, LogFormat};
+use crate::control;
 use crate::host::{self, ApiTls, Hosted};
 use crate::link;
 use crate::serve::{self, BrokerChoice};
@@ -169,6 +170,11 @@ fn settings(config: Config) -> anyhow::Result<serve::Config> {
         api_url: config.http_public_url,
         broker_address,
         broker,
+        control: (!config.kubernetes_namespaces.is_empty()).then_some(control::Config {
+            namespaces: config.kubernetes_namespaces,
+            kubeconfig: config.kubernetes_kubeconfig,
+            context: config.kubernetes_context,
+        }),
     })
 }
 

@@ -1,5 +1,6 @@
 //! `muster service`.
 
+mod client;
 mod create;
 mod text;
 mod update;
@@ -65,6 +66,18 @@ pub(super) enum Command {
         /// The input: .json (a dictionary of inputs), .npy, .png or .jpg; `-` for JSON from standard input.
         #[arg(long, short, value_name = "FILE")]
         data: PathBuf,
+    },
+    /// Print a program that asks the service once, ready to be run.
+    #[command(after_help = "\
+Examples:
+  muster service client digits --lang python > score.py
+  KEY=… python3 score.py")]
+    Client {
+        /// The service.
+        name: String,
+        /// Its language.
+        #[arg(long = "lang", value_enum)]
+        language: client::Language,
     },
     /// Look at a service's keys, or make one anew.
     #[command(subcommand)]
@@ -149,6 +162,7 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Score { name, data } => score(&name, &data, session),
+        Command::Client { name, language } => client::run(&name, language, session),
         Command::Keys(Keys::Show { name }) => {
             let answer = client.get(&format!("{}/keys", path(&name)))?;
             out.answer(&answer, |keys: &List<ServiceKeyView>| text::keys(&keys.items))

@@ -43,7 +43,7 @@ impl From<Kind> for Collection {
 }
 
 impl Collection {
-    fn path(self, namespace: &str) -> String {
+    pub(super) fn path(self, namespace: &str) -> String {
         let root = if self.api_version.contains('/') { "apis" } else { "api" };
         format!("/{root}/{}/namespaces/{namespace}/{}", self.api_version, self.plural)
     }
@@ -180,7 +180,7 @@ impl Cluster {
         }
     }
 
-    async fn request(
+    pub(super) async fn request(
         &self,
         subject: &str,
         method: &str,

@@ -23,7 +23,7 @@ use super::names::{APPLIED, GENERATION, labels, revision_labels};
 use super::{Error, Kind, Object};
 use crate::domain::service::{Kubernetes, Revision, Route, Service, Target};
 
-pub(super) use config::{FOLDER, SECRETS, secret_files, serve_toml, trust_root};
+pub(super) use config::{FOLDER, SECRETS, plain_files, secret_files};
 pub(super) use pod::{HTTP_PORT, USER, grace_seconds, memory};
 
 /// All objects of `service`, in the order in which they are applied.

@@ -17,7 +17,7 @@ pub use iotedge::iotedge;
 pub use rbac::rbac;
 pub use systemd::systemd;
 
-use super::plan::{check::check, secret_files, serve_toml, trust_root};
+use super::plan::{check::check, plain_files, secret_files};
 use super::{Error, plan};
 use crate::domain::service::{Revision, Service};
 
@@ -61,8 +61,8 @@ fn only<'a>(service: &'a Service, runtime: &str) -> Result<&'a Revision, Error> 
 /// The configuration and the secrets as files: `serve.toml`, `root.json`, `secrets/…`.
 fn config_files(service: &Service, revision: &Revision) -> Vec<File> {
     let plain = |path: &str, text: String| File { path: path.into(), text, secret: false };
-    let mut files = vec![plain("serve.toml", serve_toml(service, revision))];
-    files.extend(trust_root(service, revision).map(|root| plain("root.json", root.to_owned())));
+    let named = plain_files(service, revision).into_iter();
+    let mut files: Vec<File> = named.map(|(name, text)| plain(name, text)).collect();
     let secrets = secret_files(service).into_iter();
     files.extend(secrets.map(|(name, text)| File { path: format!("secrets/{name}"), text, secret: true }));
     files

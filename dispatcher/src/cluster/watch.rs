@@ -79,6 +79,21 @@ pub struct Watching {
 }
 
 impl Watching {
+    /// Starts a watch for each of `all`.
+    pub(super) fn start(
+        cluster: &Cluster,
+        namespace: &str,
+        all: Vec<(Collection, Selection)>,
+        patience: Patience,
+    ) -> Self {
+        let (sender, changes) = mpsc::channel(CHANGES);
+        let mut tasks = JoinSet::new();
+        for (of, which) in all {
+            tasks.spawn(follow(cluster.clone(), namespace.to_owned(), of, which, patience, sender.clone()));
+        }
+        Self { changes, _tasks: tasks }
+    }
+
     /// The next change; none only when all watches have ended.
     pub async fn next(&mut self) -> Option<Change> {
         self.changes.recv().await
@@ -93,17 +108,13 @@ impl Watching {
 impl Cluster {
     /// Starts to watch everything of ours in `namespace`. `optional` are kinds that a cluster may lack (HTTPRoute).
     pub fn watch(&self, namespace: &str, optional: &[Kind], patience: Patience) -> Watching {
-        let (sender, changes) = mpsc::channel(CHANGES);
-        let mut tasks = JoinSet::new();
         let ours = Selection { labels: format!("{MANAGED_BY}={MANAGER}"), fields: String::new() };
         let warnings = Selection { labels: String::new(), fields: "type=Warning".into() };
         let always = Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Ingress | Kind::HttpRoute));
         let kinds = always.chain(optional.iter().copied()).map(Collection::from);
-        for of in kinds.chain([PODS, REPLICA_SETS, EVENTS]) {
-            let which = if of == EVENTS { warnings.clone() } else { ours.clone() };
-            tasks.spawn(follow(self.clone(), namespace.to_owned(), of, which, patience, sender.clone()));
-        }
-        Watching { changes, _tasks: tasks }
+        let all = kinds.chain([PODS, REPLICA_SETS, EVENTS]);
+        let all = all.map(|of| (of, if of == EVENTS { warnings.clone() } else { ours.clone() }));
+        Watching::start(self, namespace, all.collect(), patience)
     }
 }
 

@@ -157,8 +157,9 @@ impl Device {
         }
     }
 
-    /// The full desired state (invariant 5), or none where the device was never given anything.
-    pub fn desired(&self, workspace: &Workspace, now: u64) -> Option<Desired> {
+    /// The full desired state (invariant 5), or none where the device was never given anything. `denied` are versions
+    /// that were recalled; agents that know of no deny list are not told.
+    pub fn desired(&self, workspace: &Workspace, denied: Vec<Digest>, now: u64) -> Option<Desired> {
         if self.generation == Generation(0) {
             return None;
         }
@@ -179,6 +180,7 @@ impl Device {
             issued_at: now,
             expires_at: now.saturating_add(DESIRED_LIFETIME_SECONDS),
             slots: slots.collect(),
+            denied: if self.agent.speaks.0 < 2 { Vec::new() } else { denied },
         })
     }
 

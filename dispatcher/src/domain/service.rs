@@ -150,6 +150,9 @@ pub struct Amount {
 pub struct Fetch {
     /// The dispatcher's HTTPS address.
     pub url: String,
+    /// The authority that signed its certificate, as PEM; empty for those that the image knows.
+    #[serde(default)]
+    pub ca: String,
     /// The trust root that the container starts from: a TUF root as JSON.
     pub trust_root: String,
     /// What the dispatcher asks for.
@@ -195,7 +198,7 @@ pub struct Kubernetes {
     pub kubeconfig: Option<String>,
     /// The namespace, which has to exist.
     pub namespace: String,
-    /// The image of a revision that names none.
+    /// The image of a revision that names none: it holds the agent, which fetches the version from the dispatcher.
     pub image: String,
     /// When images are pulled.
     pub image_pull_policy: PullPolicy,
@@ -225,7 +228,7 @@ impl Default for Kubernetes {
             context: None,
             kubeconfig: None,
             namespace: "default".into(),
-            image: "muster-agent:latest".into(),
+            image: String::new(),
             image_pull_policy: PullPolicy::IfNotPresent,
             pull_secret: None,
             service_type: ServiceType::ClusterIp,

@@ -320,6 +320,7 @@ fn a_desired_state_is_signed_for_its_own_workspace() {
         issued_at: NOW,
         expires_at: NOW + 10,
         slots: vec![],
+        denied: vec![],
     };
     let bytes = wire::encode(&signer.sign_desired(&desired).expect("signed")).expect("small");
     let director = Director::new(signer.director_root_bytes()).expect("signed");

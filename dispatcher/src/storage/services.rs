@@ -15,6 +15,9 @@ pub struct ServiceRecord {
     pub before: Option<Revision>,
     /// When each of its keys was made, and how it begins: primary and secondary.
     pub keys: Vec<ServiceKey>,
+    /// What declares it, where that is not an operator: `ModelService NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// When it was made.
     pub created_at: u64,
     /// When it was last changed.

@@ -42,6 +42,13 @@ impl ApiServer {
         done
     }
 
+    /// Waits until something happens to what is stored.
+    pub async fn changed(&self) {
+        // What happens between a look and this is seen by the next look: soon enough.
+        let mut signal = self.signal.subscribe();
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(50), signal.changed()).await;
+    }
+
     /// An object by its collection, e.g. `apps/v1/deployments`, and name, in the namespace `models`.
     pub fn get(&self, collection: &str, name: &str) -> Option<Value> {
         self.change(|store| store.get(collection, "models", name).cloned())

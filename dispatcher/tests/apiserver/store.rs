@@ -229,6 +229,12 @@ impl Store {
         if uid.is_some_and(|uid| entry.object["metadata"]["uid"] != uid) {
             return Err(Refusal(409, "Conflict", "the UID in the precondition does not match".into(), vec![]));
         }
+        if entry.object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty()) {
+            let old = entry.clone();
+            let mut entry = old.clone();
+            entry.object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            return Ok(self.put(key, entry, Some(old)));
+        }
         let mut entry = self.objects.remove(&key).expect("seen");
         self.version += 1;
         entry.object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -262,6 +268,13 @@ impl Store {
         self.version += 1;
         entry.object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object = entry.object.clone();
+        let metadata = &object["metadata"];
+        let free = metadata["finalizers"].as_array().is_none_or(Vec::is_empty);
+        if metadata["deletionTimestamp"].is_string() && free {
+            self.objects.remove(&key);
+            self.tell(&key, "DELETED", object.clone());
+            return object;
+        }
         self.objects.insert(key.clone(), entry);
         self.tell(&key, if old.is_some() { "MODIFIED" } else { "ADDED" }, object.clone());
         object

@@ -6,8 +6,8 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use muster_dispatcher::app::{KeyRequest, Principal, Role};
-use muster_dispatcher::http;
 use muster_dispatcher::serve::{self, BrokerChoice, Config, Running};
+use muster_dispatcher::{control, http};
 use muster_proto::id::Digest;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -54,6 +54,11 @@ impl Answer {
 
 impl Dispatcher {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// One that keeps the ModelServices of a cluster as well.
+    pub async fn start_with(control: Option<control::Config>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             data: folder.path().join("data"),
@@ -63,6 +68,7 @@ impl Dispatcher {
             api_url: None,
             broker_address: None,
             broker: BrokerChoice::Embedded { listen: "127.0.0.1:0".parse().unwrap() },
+            control,
         };
         let running = serve::start(config).await.unwrap();
         let admin = running.first_token.clone().unwrap();

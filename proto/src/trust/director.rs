@@ -5,7 +5,7 @@ use super::metadata::{Expires, Root, TargetInfo};
 use super::root::TrustedRoot;
 use super::{Error, Repository, Role, TargetRef, Verified, sign};
 use crate::desired::{
-    Agreement, Desired, DesiredState, MAX_APPROVALS, MAX_CRON, MAX_SLOTS, MAX_WINDOWS, SignedDesired, Terms,
+    Agreement, Desired, DesiredState, MAX_APPROVALS, MAX_CRON, MAX_DENIED, MAX_SLOTS, MAX_WINDOWS, SignedDesired, Terms,
 };
 use crate::id::{DeviceId, Digest, SlotName, Workspace};
 use crate::manifest::{self, BundleManifest, MAX_MANIFEST};
@@ -142,6 +142,10 @@ fn role_of(document: Metadata) -> Role {
 fn check_slots(desired: &Desired) -> Result<(), Error> {
     if desired.slots.len() > MAX_SLOTS {
         return Err(Error::Inconsistent { reason: format!("{} slots, at most {MAX_SLOTS}", desired.slots.len()) });
+    }
+    if desired.denied.len() > MAX_DENIED {
+        let reason = format!("{} recalled versions, at most {MAX_DENIED}", desired.denied.len());
+        return Err(Error::Inconsistent { reason });
     }
     let mut seen = BTreeSet::new();
     if let Some(twice) = desired.slots.iter().find(|s| !seen.insert(&s.slot)) {

@@ -139,7 +139,7 @@ impl World {
     /// A desired state that the director signed, for the next generation, with content that nobody registered.
     fn send_rogue(&mut self, i: usize) {
         let Some(record) = self.cloud.fleet.devices.get(&self.devices[i].id) else { return };
-        let Some(mut desired) = record.desired(&self.cloud.fleet.workspace, self.wall_s()) else { return };
+        let Some(mut desired) = record.desired(&self.cloud.fleet.workspace, Vec::new(), self.wall_s()) else { return };
         desired.generation.0 += 1;
         for slot in &mut desired.slots {
             match self.rng.below(3) {

@@ -85,7 +85,7 @@ impl World {
         if !self.cloud.up || !record.online {
             return Err("the dispatcher believes it to be away".into());
         }
-        let Some(desired) = record.desired(&self.cloud.fleet.workspace, 0) else { return Ok(()) };
+        let Some(desired) = record.desired(&self.cloud.fleet.workspace, Vec::new(), 0) else { return Ok(()) };
         if process.busy {
             return Err("it waits for its disk".into());
         }

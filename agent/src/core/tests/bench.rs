@@ -207,6 +207,7 @@ impl Bench {
             issued_at: SIGNED_S,
             expires_at: 0,
             slots: names.iter().map(slot).collect(),
+            denied: Vec::new(),
         }
     }
 

@@ -115,3 +115,41 @@ fn a_confirmed_version_is_loaded_again_when_there_was_no_memory_for_it() {
     bench.settle();
     assert_eq!(bench.slots(), ["digits: Healthy, digits/1 answers, before nothing"]);
 }
+
+/// Until the version that took its place has proved itself, even a recalled one is better than nothing (invariant 2).
+#[test]
+fn a_recalled_version_is_nothing_to_go_back_to_once_another_has_proved_itself() {
+    let mut bench = Bench::with("digits/1");
+    bench.want(2, &["digits/2"]);
+    bench.settle();
+    bench.confirm();
+    assert_eq!(bench.slots(), ["digits: Healthy, digits/2 answers, before digits/1"]);
+
+    let mut back = bench.desired(3, &["digits/1"]);
+    back.denied = vec![bench.digest("digits/2")];
+    let signed = bench.publisher.sign_desired(&back);
+    bench.on(Event::DesiredArrived(signed));
+    bench.settle();
+    assert_eq!(bench.slots(), ["digits: Active, digits/1 answers, before digits/2"]);
+    bench.restart();
+    bench.settle();
+    bench.confirm();
+    assert_eq!(bench.slots(), ["digits: Healthy, digits/1 answers, before nothing"]);
+}
+
+#[test]
+fn a_version_that_is_recalled_later_is_no_longer_kept_to_go_back_to() {
+    let mut bench = Bench::with("digits/1");
+    bench.want(2, &["digits/2"]);
+    bench.settle();
+    bench.confirm();
+    for (generation, other, before) in [(3, "digits/2", "digits/1"), (4, "digits/1", "nothing")] {
+        let mut desired = bench.desired(generation, &["digits/2"]);
+        desired.denied = vec![bench.digest(other)];
+        let signed = bench.publisher.sign_desired(&desired);
+        bench.on(Event::DesiredArrived(signed));
+        bench.settle();
+        // What answers is never taken away, whoever denies it.
+        assert_eq!(bench.slots(), [format!("digits: Healthy, digits/2 answers, before {before}")]);
+    }
+}

@@ -22,7 +22,7 @@ fn image() -> Tensors {
 }
 
 fn start(shadow: &Arc<Loaded>, terms: ShadowTerms) -> Arc<Run> {
-    Run::start(slot(), Arc::clone(shadow), terms).expect("a thread")
+    Run::start(slot(), &digits_model(1), Arc::clone(shadow), terms).expect("a thread")
 }
 
 /// Offers a request until the thread takes it, and waits until it is done.
@@ -184,6 +184,7 @@ fn it_ends_by_count_by_time_and_when_it_hangs() {
         let shared = Shared {
             slot: slot(),
             shadow: Arc::clone(&shadow),
+            sampler: None,
             terms: old.terms.clone(),
             started: Instant::now().checked_sub(Duration::from_secs(age)).expect("the machine runs that long"),
             busy_since: AtomicU64::new(0),
@@ -233,4 +234,49 @@ fn requests_are_mirrored_after_they_were_answered() {
     let sketch = active.stats.sketch.take();
     assert_eq!(sketch.top1.iter().sum::<u32>(), asked);
     assert_eq!(active.stats.totals().ok, u64::from(asked));
+}
+
+#[test]
+fn what_a_shadow_answers_otherwise_is_kept_where_that_is_wanted() {
+    let (active, shadow) = (digits_model(1), digits_model(2));
+    let (sampler, samples) = Sampler::new(0, true);
+    active.mirror.sample(sampler);
+    let run = Run::start(slot(), &active, Arc::clone(&shadow), terms(Agreement::Top1)).expect("a thread");
+    let own = shadow.model.run(&image()).expect("runs");
+    mirror(&run, &image(), &own);
+    let name = own.keys().next().expect("an output").clone();
+    let best = sketch::rows(shadow.model.outputs(), &own)[0].top1;
+    let mut values = [0.0; 10];
+    values[(best + 1) % 10] = 1.0;
+    let other = named([(name.as_str(), f32s(&[1, 10], &values))]);
+    mirror(&run, &image(), &other);
+    let kept: Vec<_> = samples.try_iter().collect();
+    let answer = Answer::of(&active, other);
+    assert_eq!(
+        kept,
+        [crate::engine::sample::Sample { answer, inputs: image(), shadow: Some(Answer::of(&shadow, own)) }]
+    );
+}
+
+#[test]
+fn requests_are_sampled_after_they_were_answered() {
+    let active = digits_model(1);
+    let slots = Arc::new(Slots::default());
+    slots.activate(slot(), Arc::clone(&active));
+    let executor = Executor::start(slots, std::num::NonZeroUsize::new(1), 8).expect("threads");
+    let (sampler, samples) = Sampler::new(2, false);
+    active.mirror.sample(sampler);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    for _ in 0..3 {
+        runtime.block_on(executor.infer(&slot(), image())).expect("answers");
+    }
+    // The threads end before the samples are counted.
+    drop(executor);
+    let outputs = active.model.run(&image()).expect("runs");
+    let deadline = Duration::from_secs(20);
+    for _ in 0..2 {
+        let sample = samples.recv_timeout(deadline).expect("a sample");
+        assert_eq!((&sample.answer.outputs, &sample.inputs, sample.shadow), (&outputs, &image(), None));
+    }
+    assert!(samples.try_recv().is_err());
 }

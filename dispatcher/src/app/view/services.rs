@@ -51,6 +51,9 @@ pub struct RevisionView {
     pub model: String,
     /// The digest of its manifest.
     pub digest: String,
+    /// The image that holds it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Its share of the requests in percent.
     pub traffic: u8,
     /// Requests that it answered since it was loaded.
@@ -84,6 +87,9 @@ pub struct ServiceView {
     pub settings: Settings,
     /// Where it runs.
     pub target: Target,
+    /// What declares it and is to be changed in its place: `ModelService NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// When it was made.
     pub created_at: u64,
     /// When it was last changed.

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{key_value, map};
 use crate::app::{Registered, Registration, RegistrationFile, SampleFile, WatchEvent};
-use crate::cli::client::Client;
+use crate::cli::client::{Answer, Client};
 use crate::cli::output::{Output, facts, size};
 use crate::cli::parse::{shape, tolerance};
 use crate::cli::{Failure, Session};
@@ -80,6 +80,49 @@ struct Local {
 }
 
 pub(super) fn run(args: &RegisterArgs, session: &Session) -> anyhow::Result<()> {
+    let out = session.out;
+    let answer = register(args, session)?;
+    let registered: Registered = answer.parse()?;
+    out.answer(&answer, tell)?;
+    for warning in &registered.warnings {
+        out.warn(warning);
+    }
+    if !registered.already_registered {
+        out.note(&format!(
+            "Bring it to devices: muster rollout start --model {}:{} --all",
+            registered.model, registered.version
+        ));
+    }
+    Ok(())
+}
+
+/// Registers a file or folder as the newest version of `name`, with nothing said beside it.
+pub(in crate::cli) fn as_it_is(name: ModelName, path: PathBuf, session: &Session) -> anyhow::Result<Registered> {
+    let args = RegisterArgs {
+        name,
+        path,
+        entry: None,
+        description: String::new(),
+        tag: Vec::new(),
+        property: Vec::new(),
+        sample: None,
+        transforms: None,
+        input_shape: Vec::new(),
+        tolerance: None,
+        arch: Vec::new(),
+        min_memory: 0,
+    };
+    let registered: Registered = register(&args, session)?.parse()?;
+    for warning in &registered.warnings {
+        session.out.warn(warning);
+    }
+    let new = if registered.already_registered { "is already" } else { "is now" };
+    let (model, version) = (&registered.model, registered.version);
+    session.out.note(&format!("{} {new} {model}:{version}, signed.", args.path.display()));
+    Ok(registered)
+}
+
+fn register(args: &RegisterArgs, session: &Session) -> anyhow::Result<Answer> {
     let Session { client, out } = session;
     // Everything that can be wrong here is found before the first byte travels.
     let samples: Option<SampleFile> = args.sample.as_deref().map(read_json).transpose()?;
@@ -102,19 +145,7 @@ pub(super) fn run(args: &RegisterArgs, session: &Session) -> anyhow::Result<()> 
     let spinner = follow_steps(&args.name, client, *out);
     let answer = client.post_and_wait("/v1/models", &registration);
     spinner.finish_and_clear();
-    let answer = answer?;
-    let registered: Registered = answer.parse()?;
-    out.answer(&answer, tell)?;
-    for warning in &registered.warnings {
-        out.warn(warning);
-    }
-    if !registered.already_registered {
-        out.note(&format!(
-            "Bring it to devices: muster rollout start --model {}:{} --all",
-            registered.model, registered.version
-        ));
-    }
-    Ok(())
+    Ok(answer?)
 }
 
 fn tell(registered: &Registered) -> String {

@@ -1,12 +1,14 @@
 //! `muster service create`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use muster_proto::id::ModelName;
 
 use crate::app::{CreatedService, Kubernetes, Local, ServiceDocument, Settings, Target};
+use crate::cli::model::as_it_is;
 use crate::cli::rollout::read_document;
 use crate::cli::{Failure, Session};
 use crate::domain::service::{Load, PullPolicy, Replicas, ServiceType};
@@ -15,6 +17,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   muster service create digits --model digits:1 --target local
   muster service create digits --model digits:1 --port 8500 --concurrency 4
+  muster service create digits --file digits.onnx
   muster service create digits --model digits:1 --target kubernetes --image registry.example/digits:1
   muster service create -f digits.toml
 
@@ -123,8 +126,9 @@ pub(in crate::cli) struct Args {
     /// Let everybody ask, without a key.
     #[arg(long)]
     no_auth: bool,
-    /// A document in TOML, YAML or JSON instead of flags; `-` for standard input.
-    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["name", "model", "target", "port", "no_auth"])]
+    /// An ONNX file, or a folder with one, that is registered under the service's name first, or under --model; or a
+    /// document in TOML, YAML or JSON instead of flags, `-` for standard input.
+    #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
     knobs: Knobs,
@@ -146,6 +150,10 @@ pub(in crate::cli) struct ClusterArgs {
     /// The namespace, which has to exist.
     #[arg(long, value_name = "NAME")]
     namespace: Option<String>,
+    /// An image that holds the agent, in the place of --image: it fetches the version from this dispatcher, by its
+    /// digest, and verifies it. The pods have to reach the dispatcher's `api_url`.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "image")]
+    agent_image: Option<String>,
     /// When images are pulled.
     #[arg(long, value_enum)]
     pull: Option<Pull>,
@@ -192,6 +200,7 @@ impl ClusterArgs {
             kubeconfig: self.kubeconfig.clone(),
             context: self.kube_context.clone(),
             namespace: self.namespace.clone().unwrap_or(usual.namespace),
+            image: self.agent_image.clone().unwrap_or(usual.image),
             image_pull_policy: match self.pull {
                 Some(Pull::Always) => PullPolicy::Always,
                 Some(Pull::Never) => PullPolicy::Never,
@@ -213,6 +222,15 @@ impl ClusterArgs {
 pub(super) fn run(args: Args, session: &Session) -> anyhow::Result<()> {
     let Session { client, out } = session;
     let mut document = match &args.file {
+        Some(file) if is_model(file) => {
+            let mut document = document(&args)?;
+            document.model = register(file, &document.model, session)?;
+            document
+        }
+        Some(_) if args.name.is_some() || args.model.is_some() || args.port.is_some() || args.no_auth => {
+            let what = "a document says all of a service: NAME, --model, --port and --no-auth do not go with it";
+            return Err(Failure::usage(what, "leave them out, or write them into the document").into());
+        }
         Some(file) => {
             read_document::<ServiceDocument>(file, "service", "`muster service create --help` has an example")?
         }
@@ -250,4 +268,19 @@ fn document(args: &Args) -> anyhow::Result<ServiceDocument> {
     let settings = Settings { auth: !args.no_auth, ..Settings::default() };
     let (model, image) = (args.model.clone().unwrap_or_else(|| name.clone()), args.image.clone());
     Ok(ServiceDocument { model, image, name, target, settings })
+}
+
+/// Whether `--file` names a model, and not a service's document.
+pub(super) fn is_model(file: &Path) -> bool {
+    file.is_dir() || file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("onnx"))
+}
+
+/// Registers `file` as the newest version of `model`; `NAME:VERSION` of it.
+pub(super) fn register(file: &Path, model: &str, session: &Session) -> anyhow::Result<String> {
+    let name: ModelName = model.parse().map_err(|error| {
+        let what = format!("{model:?} is no name for a model: {error}");
+        Failure::usage(what, "a file becomes its next version: name the model alone by --model, without a version")
+    })?;
+    let registered = as_it_is(name, file.to_owned(), session)?;
+    Ok(format!("{}:{}", registered.model, registered.version))
 }

@@ -29,6 +29,7 @@ pub(super) fn show(view: &ServiceView) -> String {
         ("documents", view.url.as_ref().map(|url| format!("{url}/openapi.json, {url}/ui")).unwrap_or_default()),
         ("keys", if settings.auth { "asked for" } else { "none: everybody may ask" }.to_owned()),
         ("target", target(&view.target)),
+        ("declared by", view.owner.clone().unwrap_or_default()),
         ("replicas", if local { "one process".to_owned() } else { replicas(settings.replicas) }),
         (
             "limits",

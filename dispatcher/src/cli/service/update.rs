@@ -1,8 +1,9 @@
 //! `muster service update` and `scale`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::create::{Count, Knobs};
+use super::create::{Count, Knobs, register};
 use super::{path, text, wait};
 use crate::app::{ServiceUpdate, ServiceView};
 use crate::cli::{Failure, Session};
@@ -12,6 +13,7 @@ Examples:
   muster service update digits --model digits:2
   muster service update digits --model digits:2 --canary 10%
   muster service promote digits
+  muster service update digits --file digits.onnx
   muster service update digits --queue 50";
 
 #[derive(Debug, clap::Args)]
@@ -21,11 +23,14 @@ pub(in crate::cli) struct Args {
     /// What answers from now on: NAME:VERSION, or NAME for its newest version.
     #[arg(long, value_name = "MODEL[:VERSION]")]
     model: Option<String>,
+    /// An ONNX file, or a folder with one, that is registered first: the next version of the model that answers now.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "model")]
+    file: Option<PathBuf>,
     /// The image that holds the new version, for Kubernetes.
-    #[arg(long, requires = "model")]
+    #[arg(long)]
     image: Option<String>,
     /// Give the new version only this share of the requests at first, e.g. 10%.
-    #[arg(long, value_name = "PERCENT", requires = "model", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     canary: Option<u8>,
     #[command(flatten)]
     knobs: Knobs,
@@ -43,16 +48,22 @@ pub(super) fn run(args: Args, session: &Session) -> anyhow::Result<()> {
     let view: ServiceView = session.client.get(&path(&args.name))?.parse()?;
     let mut settings = view.settings;
     let turned = args.knobs.turn(&mut settings);
-    if args.model.is_none() && !turned {
-        let what = "nothing would change".to_owned();
-        return Err(Failure::usage(what, "name a version by --model, or a setting").into());
-    }
-    let change = ServiceUpdate {
-        model: args.model,
-        image: args.image,
-        canary: args.canary,
-        settings: turned.then_some(settings),
+    let model = match (&args.model, &args.file) {
+        (None, Some(file)) => {
+            let now = view.revisions.first().map_or(args.name.as_str(), |revision| revision.model.as_str());
+            let name = now.rsplit_once(':').map_or(now, |(name, _)| name);
+            Some(register(file, name, session)?)
+        }
+        (named, _) => named.clone(),
     };
+    if model.is_none() && (args.image.is_some() || args.canary.is_some()) {
+        let what = "--image and --canary are about another version";
+        return Err(Failure::usage(what, "name the version by --model or --file").into());
+    }
+    if model.is_none() && !turned {
+        return Err(Failure::usage("nothing would change", "name a version by --model, or a setting").into());
+    }
+    let change = ServiceUpdate { model, image: args.image, canary: args.canary, settings: turned.then_some(settings) };
     send(&args.name, &change, args.no_wait, session)
 }
 

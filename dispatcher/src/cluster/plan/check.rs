@@ -72,7 +72,10 @@ fn contents(service: &Service) -> Option<String> {
         ),
         (settings.key_hashes.len() > 2, "a service has two keys at most"),
         (!settings.key_hashes.iter().all(|hash| is_sha256(hash)), "a key's hash is no SHA-256 in hex"),
-        (target.image.is_empty(), "the target names no image"),
+        (
+            target.image.is_empty() && service.revisions.iter().any(|revision| revision.image.is_none()),
+            "neither the version nor the target names an image",
+        ),
         (
             matches!(target.service_type, ServiceType::LoadBalancer { internal: false, subnet: Some(_) }),
             "a subnet is for internal load balancers only",

@@ -38,7 +38,7 @@ pub fn serve_toml(service: &Service, revision: &Revision) -> String {
         trust_root: fetch.map(|_| format!("{FOLDER}/root.json").into()),
         dispatcher: fetch.map(|fetch| serve::config::Dispatcher {
             url: fetch.url.clone(),
-            ca: None,
+            ca: (!fetch.ca.is_empty()).then(|| format!("{FOLDER}/ca.pem").into()),
             token: Some(format!("{SECRETS}/token").into()),
             cache: "/var/lib/muster".into(),
         }),
@@ -48,9 +48,16 @@ pub fn serve_toml(service: &Service, revision: &Revision) -> String {
     toml::to_string(&document).expect("strings and whole numbers in tables can be written as TOML")
 }
 
-/// The trust root that `revision` starts from, if it fetches its model.
-pub fn trust_root<'a>(service: &'a Service, revision: &Revision) -> Option<&'a str> {
-    service.fetch.as_ref().filter(|_| revision.image.is_none()).map(|fetch| fetch.trust_root.as_str())
+/// The files beside the secret ones, by name: `serve.toml`, and what a container that fetches its model starts from.
+pub fn plain_files(service: &Service, revision: &Revision) -> Vec<(&'static str, String)> {
+    let mut files = vec![("serve.toml", serve_toml(service, revision))];
+    if let Some(fetch) = service.fetch.as_ref().filter(|_| revision.image.is_none()) {
+        files.push(("root.json", fetch.trust_root.clone()));
+        if !fetch.ca.is_empty() {
+            files.push(("ca.pem", fetch.ca.clone()));
+        }
+    }
+    files
 }
 
 /// The secret files by name. `keys` is always there, so that turning keys on changes no mount.
@@ -66,10 +73,9 @@ pub fn secret_files(service: &Service) -> Vec<(&'static str, String)> {
 
 /// The ConfigMap of a revision.
 pub fn config_map(service: &Service, revision: &Revision) -> Value {
-    let mut data = json!({ "serve.toml": serve_toml(service, revision) });
-    if let Some(root) = trust_root(service, revision) {
-        data["root.json"] = json!(root);
-    }
+    let files = plain_files(service, revision).into_iter();
+    let data: Value =
+        files.map(|(name, text)| (name.to_owned(), json!(text))).collect::<serde_json::Map<_, _>>().into();
     json!({ "data": data })
 }
 

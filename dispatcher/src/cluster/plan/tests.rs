@@ -53,10 +53,12 @@ fn with(mut service: Service, change: impl FnOnce(&mut Service)) -> Service {
 
 /// Every form that a plan takes, by the name of its golden file.
 pub(crate) fn cases() -> Vec<(&'static str, Service)> {
-    let fetched = with(service("digits"), |service| {
+    let agent = on(service("digits"), |target| target.image = "muster-agent:latest".into());
+    let fetched = with(agent, |service| {
         service.revisions[0].image = None;
         service.fetch = Some(Fetch {
             url: "https://muster.example:8443/tuf".into(),
+            ca: String::new(),
             trust_root: "{\"signed\":{}}".into(),
             token: Hidden("s3cret".into()),
         });
@@ -214,7 +216,15 @@ fn what_cannot_be_is_refused_in_words() {
             "cluster_service_invalid",
             "same version",
         ),
-        (set(|s| s.revisions[0].image = None), "cluster_service_invalid", "no address to fetch"),
+        (set(|s| s.revisions[0].image = None), "cluster_service_invalid", "names an image"),
+        (
+            set(|s| {
+                *s = on(s.clone(), |target| target.image = "agent:1".into());
+                s.revisions[0].image = None;
+            }),
+            "cluster_service_invalid",
+            "no address to fetch",
+        ),
         (set(|s| s.revisions[0].image = Some("a b".into())), "cluster_service_invalid", "no image's name"),
         (set(|s| s.settings.replicas = Replicas::Fixed(0)), "cluster_service_invalid", "0 replicas"),
         (

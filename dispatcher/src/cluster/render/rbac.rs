@@ -21,6 +21,10 @@ pub fn rbac(namespace: &str, home: &str) -> String {
             None => rules.push(json!({ "apiGroups": [group], "resources": [kind.plural()], "verbs": KEPT })),
         }
     }
+    let resources = json!(["modelservices", "modelservices/status"]);
+    rules.push(
+        json!({ "apiGroups": ["muster.dev"], "resources": resources, "verbs": ["get", "list", "watch", "patch"] }),
+    );
     rules.push(json!({ "apiGroups": ["apps"], "resources": ["deployments/scale"], "verbs": ["patch"] }));
     rules.push(json!({ "apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["list", "watch"] }));
     rules.push(json!({ "apiGroups": [""], "resources": ["pods", "events"], "verbs": ["list", "watch"] }));

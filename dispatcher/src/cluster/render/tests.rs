@@ -47,5 +47,5 @@ fn no_secret_is_in_a_file_that_others_may_read() {
 
 #[test]
 fn rights_are_as_checked_in() {
-    crate::golden::compare("cluster/rbac.yaml", &rbac("models", "muster"));
+    crate::golden::compare("../../../cross/kubernetes/rbac.yaml", &rbac("models", "muster"));
 }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use muster_proto::desired::MAX_DENIED;
 use muster_proto::id::{DeviceId, Digest, Generation, GroupName};
 
-use super::{Effect, Turn};
+use super::{Denied, Effect, Turn};
 use crate::domain::device::{Device, Group};
 use crate::domain::notice::{DeviceChange, WatchEvent};
 use crate::domain::rollout::{self, Rollout};
@@ -182,7 +183,8 @@ impl Turn<'_> {
     pub(in crate::domain) fn publish(&mut self, device: &DeviceId) {
         let (fleet, now) = (&mut *self.fleet, self.now);
         let Some(record) = fleet.devices.get_mut(device) else { return };
-        let Some(desired) = record.desired(&fleet.workspace, now) else { return };
+        let denied = denied_to(record, &fleet.denied);
+        let Some(desired) = record.desired(&fleet.workspace, denied, now) else { return };
         record.sent_at = now;
         self.effects.push(Effect::PublishDesired { device: device.clone(), desired: Box::new(desired) });
     }
@@ -210,5 +212,50 @@ impl Turn<'_> {
 
     pub(super) fn tell(&mut self, device: &DeviceId, change: DeviceChange) {
         self.effects.push(Effect::Notify(WatchEvent::Device { device: device.clone(), change }));
+    }
+}
+
+/// The recalled versions of the models that `device` has, the newest [`MAX_DENIED`] of them, by digest.
+fn denied_to(device: &Device, denied: &BTreeMap<Digest, Denied>) -> Vec<Digest> {
+    // `vision/digits/2/manifest` without version and file.
+    let model = |target: &str| target.rsplitn(3, '/').nth(2).map(str::to_owned);
+    let models: BTreeSet<Option<String>> = device.slots.values().map(|want| model(&want.target)).collect();
+    let mut its: Vec<(u64, Digest)> =
+        denied.iter().filter(|(_, d)| models.contains(&model(&d.target))).map(|(digest, d)| (d.at, *digest)).collect();
+    its.sort_unstable_by(|one, other| other.cmp(one));
+    let mut its: Vec<Digest> = its.into_iter().take(MAX_DENIED).map(|(_, digest)| digest).collect();
+    its.sort_unstable();
+    its
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::device::Assignment;
+    use crate::domain::rollout::RolloutId;
+
+    #[test]
+    fn a_device_is_told_of_its_own_models_and_of_the_newest_recalls() {
+        let denied = |n: u8, target: &str| {
+            let denied = Denied { target: target.into(), rollout: RolloutId(9), reason: String::new(), at: n.into() };
+            (Digest([n; 32]), denied)
+        };
+        let mut all = BTreeMap::from([denied(200, "vision/cats/7/manifest"), denied(201, "digits/7/manifest")]);
+        all.extend((10..=10 + MAX_DENIED as u8).map(|n| denied(n, &format!("vision/digits/{n}/manifest"))));
+        let mut device = Device::enrolled("pi".parse().expect("valid"), vec![], "t".into(), Default::default(), 1);
+        assert_eq!(denied_to(&device, &all), [], "it has no model");
+        let want = Assignment {
+            target: "vision/digits/2/manifest".into(),
+            digest: Digest([2; 32]),
+            length: 1,
+            trial_seconds: 0,
+            rollout: RolloutId(1),
+            terms: Default::default(),
+            attempt: 0,
+            since: Generation(1),
+        };
+        device.slots.insert("digits".parse().expect("valid"), want);
+        let newest: Vec<Digest> = (11..=10 + MAX_DENIED as u8).map(|n| Digest([n; 32])).collect();
+        assert_eq!(denied_to(&device, &all), newest);
     }
 }

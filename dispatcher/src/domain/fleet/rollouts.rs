@@ -79,6 +79,12 @@ impl Turn<'_> {
         let before = rollout.status;
         let effects = rollout::step(rollout, event, now);
         let after = rollout.status;
+        let recalled = |status| matches!(status, RolloutStatus::Recalling | RolloutStatus::Recalled);
+        if recalled(after) && !recalled(before) {
+            // Before devices are told to go back, so that they are told as well from what. One that nobody has to go
+            // back from is over at once.
+            self.deny(id);
+        }
         for effect in effects {
             match effect {
                 rollout::Effect::Offer(device) => self.offer(id, &device),
@@ -120,19 +126,16 @@ impl Turn<'_> {
 
     fn status_changed(&mut self, id: RolloutId, before: RolloutStatus) {
         let Some(rollout) = self.fleet.rollouts.get(&id) else { return };
-        let (status, reason, digest) = (rollout.status, rollout.reason.clone(), rollout.digest);
-        self.effects.push(Effect::Notify(WatchEvent::Rollout { rollout: id, status, reason: reason.clone() }));
-        // One that nobody has to go back from is over at once.
-        let recalled = |status| matches!(status, RolloutStatus::Recalling | RolloutStatus::Recalled);
-        if recalled(status) && !recalled(before) {
-            let denied = Denied { target: rollout.target.clone(), rollout: id, reason, at: self.now };
-            self.deny(id, digest, denied);
-        }
+        let (status, reason) = (rollout.status, rollout.reason.clone());
+        self.effects.push(Effect::Notify(WatchEvent::Rollout { rollout: id, status, reason }));
         self.settle_status(id, before);
     }
 
-    /// Takes a version off what is offered, in other rollouts as well.
-    fn deny(&mut self, id: RolloutId, digest: Digest, denied: Denied) {
+    /// Takes a rollout's version off what is offered, in other rollouts as well.
+    fn deny(&mut self, id: RolloutId) {
+        let Some(rollout) = self.fleet.rollouts.get(&id) else { return };
+        let (digest, target, reason) = (rollout.digest, rollout.target.clone(), rollout.reason.clone());
+        let denied = Denied { target, rollout: id, reason, at: self.now };
         self.cancel_where(&format!("its version was recalled by {id}"), |r| r.id != id && r.digest == digest);
         self.fleet.denied.insert(digest, denied);
         self.effects.push(Effect::SaveDenied(digest));

@@ -291,7 +291,7 @@ impl World {
         for (n, machine) in self.machines.iter().enumerate() {
             let record = &self.fleet.devices[&id(&name(n))];
             // Who was enrolled again and was not told anything since goes on with what it has.
-            let Some(wanted) = record.desired(&self.fleet.workspace, 0) else { continue };
+            let Some(wanted) = record.desired(&self.fleet.workspace, Vec::new(), 0) else { continue };
             // Invariant 5: the device holds the newest desired state.
             let have = machine.accepted.as_ref().expect("accepted one");
             assert_eq!((have.generation, &have.slots), (wanted.generation, &wanted.slots), "{}", machine.name);

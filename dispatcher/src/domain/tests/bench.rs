@@ -180,7 +180,7 @@ impl Bench {
 
     /// What a device is told now.
     pub fn desired(&self, name: &str) -> Desired {
-        self.fleet.devices[&id(name)].desired(&self.fleet.workspace, self.now).unwrap()
+        self.fleet.devices[&id(name)].desired(&self.fleet.workspace, Vec::new(), self.now).unwrap()
     }
 
     /// A device has accepted its newest desired state and says how far it is with it.

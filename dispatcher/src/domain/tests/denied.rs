@@ -1,5 +1,7 @@
 //! Versions that were recalled.
 
+use muster_proto::id::Digest;
+
 use super::bench::{Bench, LINE, device, digest, rollout};
 use crate::domain::DevicePhase::Offered;
 use crate::domain::rollout::Word;
@@ -62,4 +64,27 @@ fn a_version_that_is_deleted_needs_no_denying_any_more() {
     bench.sends(super::bench::report("d0", 0, 2, vec![]));
     bench.feed(Event::VersionDeleted(digest(1)));
     assert_eq!(denied(&bench), []);
+}
+
+/// What `effects` tell `d0` not to go back to.
+fn told(effects: &[Effect]) -> Option<Vec<Digest>> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::PublishDesired { device, desired } if device.as_str() == "d0" => Some(desired.denied.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_deny_list_goes_to_devices_in_what_is_signed_for_them() {
+    for (speaks, expected) in [(2, vec![digest(2)]), (1, vec![])] {
+        let mut bench = Bench::line(1);
+        bench.start(1, 1, LINE);
+        bench.obeys("d0");
+        let effects = bench.start(2, 2, LINE);
+        assert_eq!(told(&effects), Some(vec![]), "nothing was recalled");
+        bench.obeys("d0");
+        bench.fleet.devices.get_mut(&super::bench::id("d0")).expect("known").agent.speaks.0 = speaks;
+        let effects = bench.roll_back(2);
+        assert_eq!(told(&effects), Some(expected), "an agent that speaks {speaks}");
+    }
 }

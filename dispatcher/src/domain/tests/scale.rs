@@ -90,7 +90,7 @@ fn a_hundred_thousand_devices() {
     let began = Instant::now();
     for n in 0..count {
         let name = format!("d{n:06}");
-        let desired = fleet.devices[&id(&name)].desired(&fleet.workspace, 31).unwrap();
+        let desired = fleet.devices[&id(&name)].desired(&fleet.workspace, Vec::new(), 31).unwrap();
         let said = report(&name, 1, desired.generation.0, slot_reports(&desired, Phase::Healthy, Some(2)));
         step(&mut fleet, Event::ReportArrived(Box::new(said)), 32);
     }

@@ -52,6 +52,7 @@ fn setup() -> (Publisher, Vec<u8>, Desired) {
         issued_at: 1_000,
         expires_at: 5_000,
         slots: vec![slot],
+        denied: vec![],
     };
     (publisher, bytes, desired)
 }

@@ -80,6 +80,7 @@ proptest! {
             issued_at: 1_000,
             expires_at: 0,
             slots: vec![],
+            denied: vec![],
         };
         let mut changed = publisher.sign_desired(&desired);
         let index = at.index(changed.len());

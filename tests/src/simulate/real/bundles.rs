@@ -142,7 +142,8 @@ impl Bundles {
     /// A desired state.
     pub fn desired(&self, device: DeviceId, generation: u64, issued_at: u64, slots: Vec<SlotDesired>) -> Desired {
         let generation = Generation(generation);
-        Desired { workspace: workspace(), device, hardware: String::new(), generation, issued_at, expires_at: 0, slots }
+        let (workspace, hardware, denied) = (workspace(), String::new(), Vec::new());
+        Desired { workspace, device, hardware, generation, issued_at, expires_at: 0, slots, denied }
     }
 }
 
