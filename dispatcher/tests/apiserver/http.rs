@@ -7,29 +7,34 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::store::{Refusal, Store, merge, not_found};
+use super::store::{NAMESPACES, Refusal, Store, is_leaving, merge, not_found};
+use super::{Shared, controllers, proxy};
 
-type Shared = (Arc<Mutex<Store>>, Arc<watch::Sender<u64>>);
 type Queries = BTreeMap<String, String>;
 
-pub fn router(store: Arc<Mutex<Store>>, signal: Arc<watch::Sender<u64>>) -> Router {
-    Router::new().fallback(answer).with_state((store, signal))
+pub fn router(shared: Shared) -> Router {
+    Router::new().fallback(answer).with_state(shared)
 }
 
 /// A path in parts.
 struct Address {
     collection: String,
+    /// Empty for nodes and namespaces themselves.
     namespace: String,
     name: Option<String>,
     subresource: String,
+    /// What follows a subresource: the path for a proxy.
+    rest: String,
 }
 
-/// `/api/v1/namespaces/N/P[/NAME[/SUB]]` or `/apis/G/V/namespaces/…`.
+/// `/api/v1/namespaces/N/P[/NAME[/SUB[/REST]]]` or `/apis/G/V/namespaces/…`; `/api/v1/nodes[/NAME]`,
+/// `/api/v1/namespaces[/NAME]`.
 fn address(path: &str) -> Option<Address> {
     let mut parts: VecDeque<&str> = path.trim_matches('/').split('/').collect();
     let version = match parts.pop_front()? {
@@ -37,63 +42,83 @@ fn address(path: &str) -> Option<Address> {
         "apis" => format!("{}/{}", parts.pop_front()?, parts.pop_front()?),
         _ => return None,
     };
-    (parts.pop_front()? == "namespaces").then_some(())?;
-    let namespace = parts.pop_front()?.to_owned();
+    let mut namespace = String::new();
+    if parts.front() == Some(&"namespaces") && parts.len() > 2 {
+        parts.pop_front();
+        namespace = parts.pop_front()?.to_owned();
+    }
     let collection = format!("{version}/{}", parts.pop_front()?);
     let name = parts.pop_front().map(str::to_owned);
-    Some(Address { collection, namespace, name, subresource: parts.pop_front().unwrap_or_default().into() })
+    let subresource = parts.pop_front().unwrap_or_default().to_owned();
+    Some(Address { collection, namespace, name, subresource, rest: Vec::from(parts).join("/") })
 }
 
-async fn answer(State((store, signal)): State<Shared>, Query(query): Query<Queries>, request: Request) -> Response {
+/// What a request leads to, once the store was looked at.
+enum Next {
+    Answer(Result<Value, Refusal>),
+    Watch(Address),
+    Forward { endpoint: String, path: String },
+}
+
+async fn answer(State(shared): State<Shared>, Query(query): Query<Queries>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 4 << 20).await.unwrap_or_default();
-    let line = format!("{} {}", parts.method, parts.uri);
-    let form =
-        parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     if parts.uri.path() == "/version" {
         return axum::Json(json!({ "major": "1", "minor": "36", "gitVersion": "v1.36.0-test" })).into_response();
     }
-    let done = {
-        let mut locked = store.lock().expect("not poisoned");
-        locked.requests.push(line.clone());
-        if let Some(refusal) = fault(&mut locked, &line) {
-            return refused(refusal);
+    let (next, is_change) = shared.look(|store| {
+        let before = store.version();
+        let next = act(store, &parts, &query, &body).unwrap_or_else(|refusal| Next::Answer(Err(refusal)));
+        (next, store.version() != before)
+    });
+    if is_change {
+        shared.signal.send_modify(|count| *count += 1);
+    }
+    match next {
+        Next::Answer(done) => done.map_or_else(refused, |value| axum::Json(value).into_response()),
+        Next::Watch(address) => stream(shared.store, shared.signal.subscribe(), address, query),
+        Next::Forward { endpoint, path } => proxy::forward(&endpoint, &path, parts, body).await,
+    }
+}
+
+fn act(store: &mut Store, parts: &Parts, query: &Queries, body: &Bytes) -> Result<Next, Refusal> {
+    let line = format!("{} {}", parts.method, parts.uri);
+    store.requests.push(line.clone());
+    fault(store, &line)?;
+    let address = address(parts.uri.path()).ok_or_else(|| not_found("paths", parts.uri.path()))?;
+    let Address { collection, namespace, name, subresource, rest } = &address;
+    if store.missing.contains(collection) {
+        return Err(Refusal(404, "NotFound", "the server could not find the requested resource".into(), vec![]));
+    }
+    let within = store.get(NAMESPACES, "", namespace).map(is_leaving);
+    if within.is_none() && !namespace.is_empty() {
+        return Err(not_found("namespaces", namespace));
+    }
+    if query.get("watch").map(String::as_str) == Some("true") {
+        return Ok(Next::Watch(address));
+    }
+    let form = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let done = match (parts.method.as_str(), name) {
+        (_, Some(name)) if subresource == "proxy" => {
+            return Ok(Next::Forward { endpoint: proxy::endpoint(store, namespace, name)?, path: rest.clone() });
         }
-        let Some(address) = address(parts.uri.path()) else { return refused(not_found("paths", parts.uri.path())) };
-        if locked.missing.contains(&address.collection) {
-            return refused(Refusal(
-                404,
-                "NotFound",
-                "the server could not find the requested resource".into(),
-                vec![],
-            ));
+        ("GET", None) => list(store, &address, query),
+        ("GET", Some(name)) => {
+            store.get(collection, namespace, name).cloned().ok_or_else(|| not_found(collection, name))?
         }
-        if !["default", "models"].contains(&address.namespace.as_str()) {
-            return refused(not_found("namespaces", &address.namespace));
+        ("POST", Some(name)) if subresource == "eviction" => controllers::evict(store, namespace, name)?,
+        ("DELETE", Some(name)) => {
+            let options: Value = serde_json::from_slice(body).unwrap_or_default();
+            store.delete(collection, namespace, name, options["preconditions"]["uid"].as_str())?
         }
-        if query.get("watch").map(String::as_str) == Some("true") {
-            drop(locked);
-            return stream(store, signal.subscribe(), address, query);
+        ("PATCH" | "PUT" | "POST", _) if within == Some(true) && is_new(store, &address) => {
+            let words = format!("unable to create new content in namespace {namespace} because it is being terminated");
+            return Err(Refusal(403, "Forbidden", words, vec![]));
         }
-        match (parts.method.as_str(), &address.name) {
-            ("GET", None) => Ok(list(&locked, &address, &query)),
-            ("GET", Some(name)) => {
-                let found = locked.get(&address.collection, &address.namespace, name).cloned();
-                found.ok_or_else(|| not_found(&address.collection, name))
-            }
-            ("POST", Some(name)) if address.subresource == "eviction" => {
-                locked.delete(&address.collection, &address.namespace, name, None)
-            }
-            ("DELETE", Some(name)) => {
-                let options: Value = serde_json::from_slice(&body).unwrap_or_default();
-                locked.delete(&address.collection, &address.namespace, name, options["preconditions"]["uid"].as_str())
-            }
-            ("PATCH" | "PUT" | "POST", _) => write(&mut locked, &parts.method, &address, &query, &form, &body),
-            _ => Err(Refusal(405, "MethodNotAllowed", "not allowed".into(), vec![])),
-        }
+        ("PATCH" | "PUT" | "POST", _) => write(store, &parts.method, &address, query, form, body)?,
+        _ => return Err(Refusal(405, "MethodNotAllowed", "not allowed".into(), vec![])),
     };
-    signal.send_modify(|count| *count += 1);
-    done.map_or_else(refused, |value| axum::Json(value).into_response())
+    Ok(Next::Answer(Ok(done)))
 }
 
 fn write(
@@ -135,8 +160,14 @@ fn write(
             current
         }
     };
-    object["metadata"]["namespace"] = json!(address.namespace);
+    if !address.namespace.is_empty() {
+        object["metadata"]["namespace"] = json!(address.namespace);
+    }
     store.update(&address.collection, object, manager, &address.subresource)
+}
+
+fn is_new(store: &Store, address: &Address) -> bool {
+    address.name.as_ref().is_none_or(|name| store.get(&address.collection, &address.namespace, name).is_none())
 }
 
 fn list(store: &Store, address: &Address, query: &Queries) -> Value {
@@ -155,14 +186,16 @@ fn list(store: &Store, address: &Address, query: &Queries) -> Value {
     })
 }
 
-/// Label selectors of the form `a=b,c=d`, and the field selector `type=…`.
+/// Label selectors of the form `a=b,c=d`, and field selectors of the form `type=…`.
 fn is_selected(object: &Value, query: &Queries) -> bool {
     let pairs = |name: &str| -> Vec<(String, String)> {
         let text = query.get(name).map(String::as_str).unwrap_or_default();
         text.split(',').filter_map(|pair| pair.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
     };
     pairs("labelSelector").iter().all(|(name, value)| object["metadata"]["labels"][name] == value.as_str())
-        && pairs("fieldSelector").iter().all(|(name, value)| object[name] == value.as_str())
+        && pairs("fieldSelector")
+            .iter()
+            .all(|(name, value)| object.pointer(&format!("/{}", name.replace('.', "/"))) == Some(&json!(value)))
 }
 
 fn stream(store: Arc<Mutex<Store>>, signal: watch::Receiver<u64>, address: Address, query: Queries) -> Response {
@@ -226,10 +259,14 @@ fn stream(store: Arc<Mutex<Store>>, signal: watch::Receiver<u64>, address: Addre
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
 }
 
-fn fault(store: &mut Store, line: &str) -> Option<Refusal> {
-    let fault = store.faults.iter_mut().find(|fault| fault.times > 0 && line.contains(fault.holds))?;
-    fault.times -= 1;
-    Some(Refusal(fault.code, fault.reason, fault.message.into(), vec![]))
+fn fault(store: &mut Store, line: &str) -> Result<(), Refusal> {
+    match store.faults.iter_mut().find(|fault| fault.times > 0 && line.contains(fault.holds)) {
+        None => Ok(()),
+        Some(fault) => {
+            fault.times -= 1;
+            Err(Refusal(fault.code, fault.reason, fault.message.into(), vec![]))
+        }
+    }
 }
 
 fn status(Refusal(code, reason, message, causes): &Refusal) -> Value {

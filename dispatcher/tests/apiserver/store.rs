@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::fields::{Holder, Path, leaves, managed, remove, set, shown};
+
+pub const NAMESPACES: &str = "v1/namespaces";
+pub const PODS: &str = "v1/pods";
 
 /// How a request is to fail.
 #[derive(Debug, Clone)]
@@ -76,6 +80,17 @@ impl Store {
             .iter()
             .map(|object| object["metadata"]["name"].as_str().unwrap_or_default().to_owned())
             .collect()
+    }
+
+    /// The objects of a collection in all namespaces.
+    pub fn all(&self, collection: &str) -> Vec<Value> {
+        let all = self.objects.iter().filter(|((c, _, _), _)| c == collection);
+        all.map(|(_, entry)| entry.object.clone()).collect()
+    }
+
+    /// Every object, with its collection.
+    pub fn everything(&self) -> Vec<(String, Value)> {
+        self.objects.iter().map(|((collection, _, _), entry)| (collection.clone(), entry.object.clone())).collect()
     }
 
     pub fn list(&self, collection: &str, namespace: &str) -> Vec<&Value> {
@@ -217,6 +232,8 @@ impl Store {
         self.update(collection, object, manager, "").expect("made")
     }
 
+    /// Deletion as a client asks for it. A pod that is on a node is only marked, for its kubelet to end it, and so is a
+    /// namespace, for what is in it to go first; all else is gone at once.
     pub fn delete(
         &mut self,
         collection: &str,
@@ -229,17 +246,41 @@ impl Store {
         if uid.is_some_and(|uid| entry.object["metadata"]["uid"] != uid) {
             return Err(Refusal(409, "Conflict", "the UID in the precondition does not match".into(), vec![]));
         }
-        if entry.object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty()) {
-            let old = entry.clone();
-            let mut entry = old.clone();
-            entry.object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-            return Ok(self.put(key, entry, Some(old)));
+        let object = &entry.object;
+        let ended = matches!(object["status"]["phase"].as_str(), Some("Failed" | "Succeeded"));
+        let on_node = collection == PODS && !object["spec"]["nodeName"].is_null() && !ended;
+        let held = is_held(object);
+        if !on_node && !held && collection != NAMESPACES {
+            return Ok(self.remove(&key).expect("seen"));
         }
-        let mut entry = self.objects.remove(&key).expect("seen");
+        if is_leaving(object) {
+            return Ok(object.clone());
+        }
+        let (old, mut entry) = (entry.clone(), entry.clone());
+        let grace = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
+        entry.object["metadata"]["deletionTimestamp"] = json!(time(now() + SignedDuration::from_secs(grace)));
+        if on_node {
+            entry.object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        } else if collection == NAMESPACES {
+            entry.object["status"]["phase"] = json!("Terminating");
+        }
+        Ok(self.put(key, entry, Some(old)))
+    }
+
+    /// Takes away what was marked, if it is still that very object.
+    pub fn finish(&mut self, collection: &str, object: &Value) {
+        let key = key(collection, namespace_of(object), name_of(object));
+        if self.objects.get(&key).is_some_and(|entry| entry.object["metadata"]["uid"] == object["metadata"]["uid"]) {
+            self.remove(&key);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Value> {
+        let mut entry = self.objects.remove(key)?;
         self.version += 1;
         entry.object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.tell(&key, "DELETED", entry.object.clone());
-        Ok(entry.object)
+        self.tell(key, "DELETED", entry.object.clone());
+        Some(entry.object)
     }
 
     fn put(&mut self, key: Key, mut entry: Entry, old: Option<Entry>) -> Value {
@@ -262,15 +303,13 @@ impl Store {
         } else {
             self.uids += 1;
             entry.object["metadata"]["uid"] = json!(format!("uid-{}", self.uids));
-            entry.object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+            entry.object["metadata"]["creationTimestamp"] = json!(time(now()));
             entry.object["metadata"]["generation"] = json!(1);
         }
         self.version += 1;
         entry.object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let object = entry.object.clone();
-        let metadata = &object["metadata"];
-        let free = metadata["finalizers"].as_array().is_none_or(Vec::is_empty);
-        if metadata["deletionTimestamp"].is_string() && free {
+        if is_leaving(&object) && !is_held(&object) && old.as_ref().is_some_and(|old| is_held(&old.object)) {
             self.objects.remove(&key);
             self.tell(&key, "DELETED", object.clone());
             return object;
@@ -284,6 +323,29 @@ impl Store {
         let (collection, namespace, _) = key.clone();
         self.events.push_back(Event { version: self.version, collection, namespace, kind, object });
     }
+}
+
+/// Now, in whole seconds, as objects have it.
+pub fn now() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).expect("in range")
+}
+
+/// A time as objects have it.
+pub fn time(at: Timestamp) -> String {
+    at.to_string()
+}
+
+pub fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+pub fn namespace_of(object: &Value) -> &str {
+    object["metadata"]["namespace"].as_str().unwrap_or_default()
+}
+
+/// Whether it was deleted and is not gone yet.
+pub fn is_leaving(object: &Value) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
 }
 
 /// A merge patch (RFC 7396).
@@ -315,4 +377,9 @@ fn skeleton(body: &Value, namespace: &str, name: &str) -> Value {
 
 fn key(collection: &str, namespace: &str, name: &str) -> Key {
     (collection.into(), namespace.into(), name.into())
+}
+
+/// Whether a finalizer keeps it.
+fn is_held(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
 }
