@@ -15,6 +15,8 @@ mod control;
 #[allow(clippy::unwrap_used, dead_code)]
 #[path = "http/fixture.rs"]
 mod fixture;
+#[path = "cluster/controllers.rs"]
+mod controllers;
 #[allow(clippy::unwrap_used)]
 #[path = "cluster/keep.rs"]
 mod keep;

@@ -164,6 +164,7 @@ impl Container<'_> {
                 std::fs::write(volume(&item["name"]).join(name), inside(&content))?;
             }
         }
+        std::fs::create_dir_all(&self.folder)?;
         let log = std::fs::File::create(self.folder.join("log"))?;
         let mut command = Command::new(&self.kubelet.program);
         command.env_clear().stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
