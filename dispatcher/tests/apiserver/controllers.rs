@@ -217,7 +217,12 @@ pub fn evict(store: &mut Store, namespace: &str, name: &str) -> Result<Value, Re
         let allowed = number(&budget, "/status/disruptionsAllowed");
         if allowed == 0 {
             let words = "Cannot evict pod as it would violate the pod's disruption budget.";
-            return Err(Refusal(429, "TooManyRequests", words.into(), vec![]));
+            let (needed, healthy) = (&budget["status"]["desiredHealthy"], &budget["status"]["currentHealthy"]);
+            let cause = format!(
+                "The disruption budget {} needs {needed} healthy pods and has {healthy} currently",
+                name_of(&budget)
+            );
+            return Err(Refusal(429, "TooManyRequests", words.into(), vec![(cause, String::new())]));
         }
         budget["status"]["disruptionsAllowed"] = json!(allowed - 1);
         budget["status"]["disruptedPods"][name] = json!(time(now()));

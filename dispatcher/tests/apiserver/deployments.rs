@@ -55,12 +55,14 @@ fn make_set(store: &mut Store, deployment: &Value, name: &str, sets: &[Value]) {
     let hash = name.rsplit('-').next().unwrap_or_default();
     template["metadata"]["labels"][HASH] = json!(hash);
     selector["matchLabels"][HASH] = json!(hash);
+    let mut annotations = deployment["metadata"]["annotations"].clone();
+    annotations[REVISION] = json!((newest(sets.iter()) + 1).to_string());
     let set = json!({
         "apiVersion": "apps/v1", "kind": "ReplicaSet",
         "metadata": {
             "name": name, "namespace": namespace_of(deployment), "labels": template["metadata"]["labels"],
             "ownerReferences": [owner_reference(deployment)],
-            "annotations": { REVISION: (newest(sets.iter()) + 1).to_string() },
+            "annotations": annotations,
         },
         "spec": { "replicas": 0, "selector": selector, "template": template }, "status": { "replicas": 0 },
     });

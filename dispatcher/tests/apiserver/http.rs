@@ -270,10 +270,11 @@ fn fault(store: &mut Store, line: &str) -> Result<(), Refusal> {
 }
 
 fn status(Refusal(code, reason, message, causes): &Refusal) -> Value {
-    let causes: Vec<Value> = causes
-        .iter()
-        .map(|(message, field)| json!({ "reason": "FieldManagerConflict", "message": message, "field": field }))
-        .collect();
+    let cause = |(message, field): &(String, String)| match code {
+        429 => json!({ "reason": "DisruptionBudget", "message": message }),
+        _ => json!({ "reason": "FieldManagerConflict", "message": message, "field": field }),
+    };
+    let causes: Vec<Value> = causes.iter().map(cause).collect();
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "code": code, "reason": reason, "message": message, "details": { "causes": causes },
