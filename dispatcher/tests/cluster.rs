@@ -12,11 +12,12 @@ mod connect;
 #[allow(clippy::unwrap_used)]
 #[path = "cluster/control.rs"]
 mod control;
+#[allow(clippy::unwrap_used)]
+#[path = "cluster/controllers.rs"]
+mod controllers;
 #[allow(clippy::unwrap_used, dead_code)]
 #[path = "http/fixture.rs"]
 mod fixture;
-#[path = "cluster/controllers.rs"]
-mod controllers;
 #[allow(clippy::unwrap_used)]
 #[path = "cluster/keep.rs"]
 mod keep;
