@@ -1,5 +1,6 @@
 //! The command line. It parses and prints; policy is elsewhere.
 
+mod batch;
 mod enroll;
 mod local;
 mod score;
@@ -44,6 +45,9 @@ enum Command {
     /// Serve models as REST endpoints, without a fleet: bundles by folder, or a document with services.
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
+    /// Score many rows of CSV, JSON lines, Parquet, .npy or images with a bundle, without a fleet.
+    #[command(after_help = batch::EXAMPLES)]
+    Batch(Box<batch::Args>),
     /// What the running agent does: slots, phases, connection, outbox.
     Status(status::Args),
     /// Look for what could keep this device from working, one line per check.
@@ -124,6 +128,9 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Command::Serve(args) = &cli.command {
         return serve::run(args);
     }
+    if let Command::Batch(args) = &cli.command {
+        return batch::run(args);
+    }
     let config = match cli.load() {
         Ok(config) => config,
         Err(error) => {
@@ -137,7 +144,7 @@ pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Enroll(args) => enroll::run(args, &config),
         Command::Run(args) => return run_agent(args, config),
         Command::Status(args) => status::run(args, &config),
-        Command::Check(_) | Command::Serve(_) => Ok(()),
+        Command::Check(_) | Command::Serve(_) | Command::Batch(_) => Ok(()),
         Command::Score(args) => score::run(args, &config),
         Command::SupportBundle(args) => support::run(args, &cli.path(), &config),
     };

@@ -4,6 +4,7 @@
 //! [`core`] answers with effects, the [`driver`] carries them out. Adapters never call one another.
 
 pub mod api;
+pub mod batch;
 pub mod cli;
 pub mod collect;
 pub mod run;

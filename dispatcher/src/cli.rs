@@ -10,6 +10,7 @@ mod output;
 mod parse;
 
 mod audit;
+mod batch;
 mod broker;
 mod config;
 mod demo;
@@ -84,8 +85,12 @@ struct Global {
     #[arg(long, global = true, env = "MUSTER_CONTEXT", value_name = "FILE", hide_env_values = true)]
     context: Option<PathBuf>,
     /// How to print: a table for people, or the API's own JSON for machines.
-    #[arg(long, global = true, env = "MUSTER_OUTPUT", value_enum, default_value_t = Format::Table, hide_env_values = true)]
-    output: Format,
+    // A text, because `batch` has an --output of its own, which is a place: clap hands it to this field as well.
+    #[arg(
+        long, global = true, env = "MUSTER_OUTPUT", value_parser = ["table", "json"], default_value = "table",
+        hide_env_values = true
+    )]
+    output: String,
     /// Print results only: no progress, no hints.
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -117,6 +122,9 @@ enum Command {
     /// Serve a version as a REST endpoint, and update it without changing its address or keys.
     #[command(subcommand)]
     Service(service::Command),
+    /// Score many rows of files with a version: here, or as a Job on Kubernetes.
+    #[command(subcommand)]
+    Batch(batch::Command),
     /// Write a version as an OCI image, and send it to a registry.
     #[command(subcommand)]
     Image(image::Command),
@@ -149,7 +157,8 @@ impl Global {
     }
 
     fn out(&self) -> Output {
-        Output::new(self.output, self.quiet)
+        let format = if self.output == "json" { Format::Json } else { Format::Table };
+        Output::new(format, self.quiet)
     }
 }
 
@@ -188,6 +197,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Group(command) => group::run(command, &global.session()?),
         Command::Rollout(command) => rollout::run(command, global),
         Command::Service(command) => service::run(command, &global.session()?),
+        Command::Batch(command) => batch::run(command, global),
         Command::Image(command) => image::run(command, global),
         Command::Key(command) => key::run(command, &global.session()?),
         Command::Audit(command) => audit::run(&command, &global.session()?),

@@ -53,6 +53,7 @@ fn each_client_library_has_one_module_that_imports_it() {
         ("dispatcher/src", &["kube::", "k8s_openapi::"], &["dispatcher/src/cluster"]),
         ("dispatcher/src", &["oci_client::"], &["dispatcher/src/image/push"]),
         ("agent/src", &["tonic::", "prost::"], &["agent/src/api/grpc"]),
+        ("agent/src", &["parquet::file", "parquet::record", "parquet::schema"], &["agent/src/batch/read/parquet.rs"]),
         ("dispatcher/src", &["tract_onnx::", "sled::"], &[]),
         ("proto/src", &["rumqttc", "sled::", "tract", "sqlx", "axum", "tokio"], &[]),
     ];
@@ -93,6 +94,7 @@ fn rooms_do_not_know_what_they_must_not() {
         ("agent/src/engine", &["crate::link", "crate::store", "crate::driver", "crate::api", "crate::core"]),
         ("agent/src/api", &["crate::link", "crate::store", "crate::core::"]),
         ("agent/src/check", &["crate::driver", "crate::link"]),
+        ("agent/src/batch", &["crate::driver", "crate::link", "crate::core::", "crate::config"]),
         ("dispatcher/src/domain", &["crate::http", "crate::link", "crate::storage", "crate::driver"]),
         ("dispatcher/src/http", &["crate::link", "crate::storage", "crate::broker", "crate::signer"]),
         ("dispatcher/src/storage", &["crate::http", "crate::link", "crate::broker"]),

@@ -2,7 +2,7 @@
 //! gets what the output transforms give.
 
 mod inputs;
-mod npy;
+pub(crate) mod npy;
 mod usage;
 
 use std::collections::BTreeMap;

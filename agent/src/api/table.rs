@@ -106,7 +106,8 @@ impl<'m> Table<'m> {
         table.ok_or_else(|| "there are no rows".to_owned())?.inputs()
     }
 
-    fn record(&mut self, record: &RawValue) -> Result<(), String> {
+    /// Reads a row that is an object; a column that it lacks is missing in it.
+    pub fn record(&mut self, record: &RawValue) -> Result<(), String> {
         let row = self.rows;
         walk::members(record, |name, cell| match self.places.get(name.as_ref()).copied() {
             Some(place) => self.push_json(place, cell),
@@ -136,8 +137,11 @@ impl<'m> Table<'m> {
         let (row, mut count) = (self.rows, 0);
         for (place, cell) in cells.enumerate() {
             count = place + 1;
-            if let Some(Some(column)) = self.columns.get_mut(place) {
-                column.push(row, &as_token(cell.trim(), column.dtype))?;
+            let (cell, Some(Some(column))) = (cell.trim(), self.columns.get_mut(place)) else { continue };
+            // A list in a cell is an input of several numbers.
+            match cell.starts_with('[').then(|| serde_json::from_str(cell)) {
+                Some(Ok(list)) => column.push_array(row, list)?,
+                _ => column.push(row, &as_token(cell, column.dtype))?,
             }
         }
         self.end_row(count)

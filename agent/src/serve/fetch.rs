@@ -203,7 +203,7 @@ impl Client {
 }
 
 /// The certificates in `ca`, or of the system.
-fn authorities(ca: Option<&Path>) -> Result<Vec<ureq::tls::Certificate<'static>>, (PathBuf, io::Error)> {
+pub(crate) fn authorities(ca: Option<&Path>) -> Result<Vec<ureq::tls::Certificate<'static>>, (PathBuf, io::Error)> {
     let path = match ca {
         Some(path) => path.to_owned(),
         None => std::env::var_os("SSL_CERT_FILE").map_or_else(|| SYSTEM_AUTHORITIES.into(), PathBuf::from),

@@ -51,6 +51,12 @@ impl Failure {
         self
     }
 
+    /// With another exit code.
+    pub fn with_exit(mut self, exit: u8) -> Self {
+        self.exit = exit;
+        self
+    }
+
     /// The exit code.
     pub fn exit(&self) -> u8 {
         self.exit

@@ -7,6 +7,7 @@
 pub(super) mod check;
 mod config;
 mod deployment;
+pub mod job;
 mod network;
 mod pod;
 pub mod quantity;

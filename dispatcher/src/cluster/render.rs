@@ -35,7 +35,12 @@ pub struct File {
 /// The service as Kubernetes YAML: what `kubectl apply` takes, and what is applied here.
 pub fn kubernetes(service: &Service) -> Result<String, Error> {
     let objects = plan(service)?;
-    Ok(objects.iter().map(|object| format!("---\n{}", yaml(&object.value))).collect())
+    Ok(objects.iter().map(|object| yaml_of(&object.value)).collect())
+}
+
+/// An object as a document of Kubernetes YAML.
+pub fn yaml_of(value: &Value) -> String {
+    format!("---\n{}", yaml(value))
 }
 
 fn yaml(value: &Value) -> String {

@@ -3,6 +3,8 @@
 //! The header is read here and not by a crate for Python literals, because the bytes come from anybody
 //! and the three keys that matter take a few lines.
 
+use std::io::Read;
+
 use muster_proto::manifest::{Dtype, Tensor};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -16,6 +18,18 @@ pub fn is_npy(bytes: &[u8]) -> bool {
 
 /// Reads a plain array of numbers or booleans. The error is a sentence.
 pub fn read(bytes: &[u8]) -> Result<Tensor, String> {
+    let (header, data) = head(bytes)?;
+    let mut data = data.to_vec();
+    if header.big_endian {
+        data.chunks_exact_mut(header.dtype.size()).for_each(<[u8]>::reverse);
+    }
+    let by_columns = header.by_columns && header.shape.len() > 1;
+    let tensor = Tensor::new(header.dtype, header.shape, data).map_err(|error| format!(".npy file: {error}"))?;
+    if by_columns { by_rows(&tensor) } else { Ok(tensor) }
+}
+
+/// The header and what is behind it.
+fn head(bytes: &[u8]) -> Result<(Header, &[u8]), String> {
     let cut = || "the .npy file is cut off".to_owned();
     let rest = bytes.strip_prefix(MAGIC).ok_or("not an .npy file")?;
     let (version, rest) = rest.split_at_checked(2).ok_or_else(cut)?;
@@ -29,22 +43,37 @@ pub fn read(bytes: &[u8]) -> Result<Tensor, String> {
         return Err(format!("the header of the .npy file has {length} bytes, at most {MAX_HEADER} are read"));
     }
     let (header, data) = rest.split_at_checked(length).ok_or_else(cut)?;
-    let header = Header::parse(&String::from_utf8_lossy(header))?;
-    let mut data = data.to_vec();
-    if header.big_endian {
-        data.chunks_exact_mut(header.dtype.size()).for_each(<[u8]>::reverse);
-    }
-    let by_columns = header.by_columns && header.shape.len() > 1;
-    let tensor = Tensor::new(header.dtype, header.shape, data).map_err(|error| format!(".npy file: {error}"))?;
-    if by_columns { by_rows(&tensor) } else { Ok(tensor) }
+    Ok((Header::parse(&String::from_utf8_lossy(header))?, data))
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Header {
-    dtype: Dtype,
-    big_endian: bool,
-    by_columns: bool,
-    shape: Vec<u64>,
+/// Reads what is before the elements of a file that is read piece by piece. The error is a sentence.
+pub fn read_header(reader: &mut impl Read) -> Result<Header, String> {
+    let mut fixed = [0; MAGIC.len() + 2];
+    let cut = |_| "the .npy file is cut off".to_owned();
+    reader.read_exact(&mut fixed).map_err(cut)?;
+    if !is_npy(&fixed) {
+        return Err("not an .npy file".into());
+    }
+    let mut length = vec![0; if fixed[MAGIC.len()] == 1 { 2 } else { 4 }];
+    reader.read_exact(&mut length).map_err(cut)?;
+    let size = length.iter().rev().fold(0, |size, byte| size << 8 | usize::from(*byte));
+    // What is wrong with the rest is told where whole files are read.
+    let mut text = vec![0; size.min(MAX_HEADER)];
+    reader.read_exact(&mut text).map_err(cut)?;
+    head(&[&fixed[..], &length, &text].concat()).map(|(header, _)| header)
+}
+
+/// What an .npy file says of its elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Their type.
+    pub dtype: Dtype,
+    /// Whether their first byte is the most significant one.
+    pub big_endian: bool,
+    /// Whether the first dimension changes fastest.
+    pub by_columns: bool,
+    /// The shape.
+    pub shape: Vec<u64>,
 }
 
 impl Header {
