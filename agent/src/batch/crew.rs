@@ -165,7 +165,7 @@ mod tests {
             Ok(at.next())
         };
         let work = |number: u64| {
-            (0..(8 - number % 8) * 2000).for_each(|n| drop(std::hint::black_box(n)));
+            (0..(8 - number % 8) * 2000).for_each(|n| _ = std::hint::black_box(n));
             number
         };
         let write = |number| {

@@ -40,6 +40,7 @@ pub enum Body {
     /// The cells of a table's features, as texts.
     Texts(StringRecord),
     /// The same as a JSON array.
+    #[cfg(feature = "parquet")]
     Cells(String),
     /// A JSON object with the features.
     Record(String),

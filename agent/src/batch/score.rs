@@ -186,6 +186,7 @@ fn table(features: &[String], specs: &[TensorSpec], bodies: &[&Body]) -> Result<
     for body in bodies {
         match body {
             Body::Texts(record) => table.text_row(record.iter())?,
+            #[cfg(feature = "parquet")]
             Body::Cells(cells) => table.row(serde_json::from_str(cells).map_err(|error| error.to_string())?)?,
             Body::Record(record) => table.record(serde_json::from_str(record).map_err(|error| error.to_string())?)?,
             _ => return Err("objects and other values stand side by side".into()),

@@ -67,7 +67,8 @@ fn score(args: &RunArgs, session: &Session) -> anyhow::Result<()> {
         bar.0.finish_and_clear();
         ended
     } else {
-        batch::run(&loaded, &options, &Lines::new(LINE_EVERY), &stop)
+        let every = if out.is_quiet() { Duration::MAX } else { LINE_EVERY };
+        batch::run(&loaded, &options, &Lines::new(every), &stop)
     };
     let summary = ended.map_err(failure)?;
     out.value(&summary, || text(&summary))?;

@@ -39,6 +39,11 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// Whether nobody wants to hear of progress.
+    pub(super) fn is_quiet(self) -> bool {
+        self.quiet
+    }
+
     /// Prints an answer of the API: as it is, or as `human` puts it.
     pub(super) fn answer<T: DeserializeOwned>(
         self,

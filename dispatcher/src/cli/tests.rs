@@ -71,6 +71,9 @@ fn command_lines_that_are_understood() {
         "muster rollout retry r1 gateway-17",
         "muster rollout export r1 --format yaml",
         "muster rollout status r1 --watch",
+        "muster batch run --model digits:2 --input a.csv b.csv --keep id,name --output scores.csv --max-errors 5%",
+        "muster batch run --model digits --input https://h/a.csv --output https://h/{name}?s --shard 0/4",
+        "muster batch render --model digits:2 --image i --volume rows:/data:ro --input /data --output https://h/{name}",
         "muster key create --name n --role admin",
         "muster audit list",
         "muster trust show",
@@ -102,6 +105,10 @@ fn command_lines_that_are_refused() {
         ("muster key create --name n --role root", "there are viewer, operator and admin"),
         ("muster model tag digits:1 a", "neither key=value"),
         ("muster info --output yaml", "possible values: table, json"),
+        ("muster batch run --model digits --input a", "--output"),
+        ("muster batch render --model digits --image i --input a --output b", "name the version as well"),
+        ("muster batch render --model digits:1 --image i --input a --output b --token-secret s", "--fetch-from"),
+        ("muster batch run --model digits --input a --output b --max-errors x", "nor a share such as 5%"),
         ("muster rolout", "'rollout'"),
     ];
     for (line, want) in table {
