@@ -18,6 +18,7 @@ mod keys;
 mod metrics;
 mod mlflow;
 pub(crate) mod nested;
+mod object;
 mod page;
 mod patience;
 pub(crate) mod rows;
@@ -30,6 +31,7 @@ mod v2;
 mod verbs;
 mod veto;
 pub(crate) mod walk;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -202,7 +204,7 @@ pub fn admin_router(api: &Arc<Api>, own: Router, exposure: Exposure) -> Router {
         .with_state(Arc::clone(api))
         .merge(own)
         .fallback(|| async { Error::NotFound("Not Found".into()) })
-        .method_not_allowed_fallback(|| async { Error::WrongVerb })
+        .method_not_allowed_fallback(|| async { Error::WrongVerb(None) })
         .layer(from_fn_with_state(exposure, guard::admit))
         .layer(from_fn(guard::observe))
 }
@@ -221,7 +223,7 @@ pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
         .route("/v2", get(v2::server))
         .route("/v2/", get(v2::server))
         .route("/v2/models", get(v2::models))
-        .route("/v2/models/{*model}", get(v2::read).post(v2::write).layer(from_fn(verbs::allow)))
+        .route("/v2/models/{*model}", get(v2::read).post(v2::write).fallback(v2::refuse))
         .route("/v2/repository/index", post(v2::index))
         .route("/v2/repository/models/{*action}", post(|| v2::not_offered("loading and unloading by request")))
         .route("/v2/systemsharedmemory/{*action}", any(|| v2::not_offered("shared memory")))
@@ -240,7 +242,7 @@ pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
         .with_state(Arc::clone(api))
         .merge(grpc::routes(Arc::clone(api)))
         .fallback(|| async { Error::NotFound("Not Found".into()) })
-        .method_not_allowed_fallback(|| async { Error::WrongVerb })
+        .method_not_allowed_fallback(|| async { Error::WrongVerb(None) })
         .layer(from_fn_with_state(exposure, guard::admit))
         .layer(from_fn(guard::observe))
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -27,8 +26,7 @@ type Rest = Result<Path<String>, PathRejection>;
 pub fn routes() -> Router<Arc<Api>> {
     Router::new()
         .route("/swagger.json", get(swagger_of_all))
-        .route("/api/v1/service/{*rest}", get(swagger_of_one).post(score_one))
-        .layer(from_fn(verbs::allow))
+        .route("/api/v1/service/{*rest}", get(swagger_of_one).post(score_one).fallback(refuse))
 }
 
 /// `GET /swagger.json`
@@ -42,7 +40,7 @@ async fn swagger_of_one(State(api): State<Arc<Api>>, caller: Caller, rest: Rest)
     let rest = text(rest)?;
     let name = match rest.strip_suffix("/swagger.json") {
         Some(name) => name,
-        None if rest.ends_with("/score") => return Err(Error::WrongVerb),
+        None if rest.ends_with("/score") => return Err(Error::WrongVerb(verbs::WRITE)),
         None => return Err(unknown()),
     };
     let found = api.find(caller, name, None)?;
@@ -63,11 +61,21 @@ async fn score_one(
     let rest = text(rest)?;
     let name = match rest.strip_suffix("/score") {
         Some(name) => name,
-        None if rest.ends_with("/swagger.json") => return Err(Error::WrongVerb),
+        None if rest.ends_with("/swagger.json") => return Err(Error::WrongVerb(verbs::READ)),
         None => return Err(unknown()),
     };
     let found = api.find(caller, name, None)?;
     score::answer(&api, caller, found, request).await
+}
+
+/// `/api/v1/service/…` with any other verb.
+async fn refuse(rest: Rest) -> Error {
+    match text(rest) {
+        Ok(rest) if rest.ends_with("/score") => Error::WrongVerb(verbs::WRITE),
+        Ok(rest) if rest.ends_with("/swagger.json") => Error::WrongVerb(verbs::READ),
+        Ok(_) => unknown(),
+        Err(error) => error,
+    }
 }
 
 fn text(rest: Rest) -> Result<String, Error> {

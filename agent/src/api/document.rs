@@ -6,10 +6,14 @@
 //! among its samples.
 
 mod example;
+mod infer;
 mod models;
+mod readings;
 mod responses;
+mod rows;
 mod schema;
 mod server;
+mod simple;
 mod swagger;
 
 use std::sync::Arc;
@@ -38,7 +42,9 @@ pub fn routes() -> Router<Arc<Api>> {
 
 /// `GET /openapi.json`
 async fn of_all(State(api): State<Arc<Api>>, caller: Caller) -> Response {
-    Json(openapi(&api.answering(caller), BASE)).into_response()
+    let answering = api.answering(caller);
+    let scope = Scope { is_alone: answering.len() == 1, is_device: api.services.is_none() };
+    Json(openapi(&answering, BASE, scope)).into_response()
 }
 
 /// `GET /openapi/{slot}`
@@ -49,21 +55,25 @@ async fn of_one(
 ) -> Result<Response, Error> {
     let Path(slot) = slot.map_err(|_| Error::NotFound("the slot's name is not UTF-8".into()))?;
     let found = api.find(caller, slot.strip_suffix('/').unwrap_or(&slot), None)?;
-    let mut response =
-        Json(written(std::slice::from_ref(&found), BASE, api.answering(caller).len() == 1)).into_response();
+    let scope = Scope { is_alone: api.answering(caller).len() == 1, is_device: api.services.is_none() };
+    let mut response = Json(openapi(std::slice::from_ref(&found), BASE, scope)).into_response();
     provenance(&found.1, response.headers_mut());
     Ok(response)
 }
 
-/// OpenAPI 3.1 of a server at `base` on which `found` answers.
-pub fn openapi(found: &[Found], base: &str) -> Value {
-    written(found, base, found.len() == 1)
+/// What a document is about, besides the models.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    /// Whether the models are one, and nothing else answers: its name can be left out.
+    is_alone: bool,
+    /// Whether a device answers, which tells more on the same port than a server of services.
+    is_device: bool,
 }
 
-/// The same, where `found` need not be all: a slot's name can be left out only where it is `alone`.
-fn written(found: &[Found], base: &str, alone: bool) -> Value {
+/// OpenAPI 3.1 of a server at `base` on which `found` answers.
+fn openapi(found: &[Found], base: &str, scope: Scope) -> Value {
     let mut paths = Map::new();
-    server::add(found.first().filter(|_| alone), &mut paths);
+    server::add(found, scope, &mut paths);
     for one in found {
         models::add(one, &mut paths);
     }

@@ -2,7 +2,7 @@
 //! Sentences name what was sent and what was wanted, never a file, a node or another request.
 
 use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use muster_proto::code::Code;
@@ -42,9 +42,9 @@ pub enum Error {
     /// There is no such route, model or version.
     #[error("{0}")]
     NotFound(String),
-    /// The route exists, with another verb.
+    /// The route exists, with other verbs: these, or those that axum knows of.
     #[error("Method Not Allowed")]
-    WrongVerb,
+    WrongVerb(Option<&'static str>),
     /// The body is over its limit, as sent or unpacked.
     #[error("the body is over the limit of {0} bytes")]
     TooLarge(usize),
@@ -92,7 +92,7 @@ impl Error {
             Error::Share(_) => StatusCode::TOO_MANY_REQUESTS,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
             Error::NotFound(_) => StatusCode::NOT_FOUND,
-            Error::WrongVerb => StatusCode::METHOD_NOT_ALLOWED,
+            Error::WrongVerb(_) => StatusCode::METHOD_NOT_ALLOWED,
             Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Error::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::NotOffered(_) => StatusCode::NOT_IMPLEMENTED,
@@ -107,7 +107,7 @@ impl Error {
     /// The stable code.
     pub fn code(&self) -> Code {
         match self {
-            Error::BadRequest(_) | Error::WrongVerb | Error::MediaType(_) | Error::NotOffered(_) => Code::BadRequest,
+            Error::BadRequest(_) | Error::WrongVerb(_) | Error::MediaType(_) | Error::NotOffered(_) => Code::BadRequest,
             Error::Input(_) => Code::InputInvalid,
             Error::Forbidden(_) => Code::Forbidden,
             Error::NotFound(_) => Code::NotFound,
@@ -142,7 +142,7 @@ impl Error {
     fn next_step(&self) -> &'static str {
         match self {
             Error::NotFound(_) => "GET / lists the routes, GET /v2/models the models",
-            Error::WrongVerb => "GET / lists the routes with their verbs",
+            Error::WrongVerb(_) => "GET / lists the routes with their verbs",
             Error::Forbidden(_) => "call from a program instead of a web page, or use the Unix socket",
             Error::TooLarge(_) => "send fewer items in one request",
             Error::Unauthorized(_) => {
@@ -208,6 +208,9 @@ impl IntoResponse for Error {
         let mut response = (self.status(), Json(body)).into_response();
         if let Error::Unauthorized(_) = self {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Error::WrongVerb(Some(verbs)) = self {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(verbs));
         }
         response.extensions_mut().insert(Told { sentence });
         if let Some(seconds) = self.retry_after() {

@@ -41,7 +41,7 @@ pub fn routes(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/version", get(version))
         .route("/invocations", post(invoke_only))
         .route("/invocations/{*slot}", post(invoke))
-        .method_not_allowed_fallback(|| async { Error::WrongVerb })
+        .method_not_allowed_fallback(|| async { Error::WrongVerb(None) })
         .layer(from_fn_with_state(Arc::clone(api), guard::limit_time))
         .layer(map_response(in_its_form))
 }

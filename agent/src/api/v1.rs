@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -18,6 +17,7 @@ use super::answers::Several;
 use super::caller::Caller;
 use super::error::Error;
 use super::exchange::{Form, exchange};
+use super::object::Object;
 use super::rows::{self, Inputs};
 use super::table::Rules;
 use super::{Api, provenance, verbs};
@@ -28,10 +28,7 @@ const FORM: Form = Form { key: Some("predictions"), several: Several::Records };
 
 /// Its routes.
 pub fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v1/models", get(list))
-        .route("/v1/models/{*model}", get(ready).post(act))
-        .layer(from_fn(verbs::allow))
+    Router::new().route("/v1/models", get(list)).route("/v1/models/{*model}", get(ready).post(act).fallback(refuse))
 }
 
 /// `GET /v1/models`
@@ -45,7 +42,7 @@ async fn ready(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Resul
     let path = text(name)?;
     let address = Address::parse(&path);
     if address.verb.is_some() {
-        return Err(Error::WrongVerb);
+        return Err(Error::WrongVerb(verbs::WRITE));
     }
     let found = api.find(caller, address.name, address.version)?;
     let mut response = Json(json!({"name": address.name, "ready": true})).into_response();
@@ -64,7 +61,16 @@ async fn act(State(api): State<Arc<Api>>, caller: Caller, name: Name, request: R
         }
         Some("explain") => Err(Error::NotOffered("explaining")),
         Some(_) => Err(Error::NotFound("a model takes :predict; GET /v1/models lists the models".into())),
-        None => Err(Error::WrongVerb),
+        None => Err(Error::WrongVerb(verbs::READ)),
+    }
+}
+
+/// `/v1/models/{model}` with any other verb.
+async fn refuse(name: Name) -> Error {
+    match text(name) {
+        Ok(path) if Address::parse(&path).verb.is_some() => Error::WrongVerb(verbs::WRITE),
+        Ok(_) => Error::WrongVerb(verbs::READ),
+        Err(error) => error,
     }
 }
 
@@ -107,7 +113,7 @@ struct Document<'a> {
 /// Reads the rows of a request, or its columns.
 fn read(body: &[u8], specs: &[TensorSpec]) -> Result<Inputs, Error> {
     let wanted = "{\"instances\": [one row for each item]} or {\"inputs\": [the same]}";
-    let document: Document =
+    let Object(document): Object<Document> =
         serde_json::from_slice(body).map_err(|error| Error::BadRequest(format!("wanted {wanted}: {error}")))?;
     match (document.instances, document.inputs) {
         (Some(rows), None) => rows::instances(rows, specs, Rules::Inputs).map_err(Error::Input),

@@ -20,7 +20,8 @@ use serde_json::json;
 use super::caller::Caller;
 use super::error::Error;
 use super::find::{self, Action, Address};
-use super::{Api, body, provenance};
+use super::object::Object;
+use super::{Api, body, provenance, verbs};
 
 type Name = Result<Path<String>, PathRejection>;
 
@@ -61,7 +62,7 @@ pub async fn read(State(api): State<Arc<Api>>, caller: Caller, name: Name) -> Re
         return Ok(Json(model::statistics(&api.answering(caller))).into_response());
     }
     match address.action {
-        Action::Infer => return Err(Error::WrongVerb),
+        Action::Infer => return Err(Error::WrongVerb(verbs::WRITE)),
         Action::NotOffered(what) => return Err(Error::NotOffered(what)),
         _ => {}
     }
@@ -88,7 +89,17 @@ pub async fn write(
     match address.action {
         Action::Infer => infer::infer(&api, caller, &address, request).await,
         Action::NotOffered(what) => Err(Error::NotOffered(what)),
-        _ => Err(Error::WrongVerb),
+        _ => Err(Error::WrongVerb(verbs::READ)),
+    }
+}
+
+/// `/v2/models/…` with any other verb.
+pub async fn refuse(name: Name) -> Error {
+    match address(name).map(|address| address.action) {
+        Ok(Action::Infer) => Error::WrongVerb(verbs::WRITE),
+        Ok(Action::NotOffered(what)) => Error::NotOffered(what),
+        Ok(_) => Error::WrongVerb(verbs::READ),
+        Err(error) => error,
     }
 }
 
@@ -109,8 +120,8 @@ pub async fn index(State(api): State<Arc<Api>>, caller: Caller, request: Request
     let budget = body::Budget::new(SMALL_BODY, SMALL_BODY);
     let (head, body) = request.into_parts();
     let plain = body::receive(&head.headers, body, &budget).await?.plain()?;
-    let asked = match plain.bytes.trim_ascii() {
-        b"" => IndexRequest::default(),
+    let Object(asked) = match plain.bytes.trim_ascii() {
+        b"" => Object(IndexRequest::default()),
         text => serde_json::from_slice(text)
             .map_err(|error| Error::BadRequest(format!("wanted {{\"ready\": true}} or nothing: {error}")))?,
     };

@@ -1,23 +1,7 @@
-//! The Allow header of answers with 405, which RFC 9110 asks for, on routes for many paths that have GET
-//! and POST, of which each path takes one. axum names the verbs of the others.
+//! The verbs of routes for many paths, of which each path takes one: the Allow header of answers with 405, which
+//! RFC 9110 asks for. axum names the verbs of the other routes.
 
-use axum::extract::Request;
-use axum::http::header::ALLOW;
-use axum::http::{HeaderValue, Method, StatusCode};
-use axum::middleware::Next;
-use axum::response::Response;
-
-/// Names the other verb where one of the two is refused.
-pub async fn allow(request: Request, next: Next) -> Response {
-    let other = match *request.method() {
-        Method::POST => "GET,HEAD",
-        Method::GET | Method::HEAD => "POST",
-        // Both are named for any other, by axum.
-        _ => return next.run(request).await,
-    };
-    let mut response = next.run(request).await;
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(other));
-    }
-    response
-}
+/// What a path that is read takes.
+pub const READ: Option<&str> = Some("GET,HEAD");
+/// What a path to which something is sent takes.
+pub const WRITE: Option<&str> = Some("POST");

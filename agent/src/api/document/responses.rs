@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::find::Found;
 
+/// A digest as it is written.
+pub const DIGEST: &str = "^[0-9a-f]{64}$";
+
 /// Which form a route's errors have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errors {
@@ -128,7 +131,11 @@ pub fn headers() -> Value {
         },
         "MusterBundleDigest": {
             "description": "The SHA-256 digest of the signed manifest of what answered.",
-            "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            "schema": {"type": "string", "pattern": DIGEST},
+        },
+        "HeaderLength": {
+            "description": "How many bytes of the answer are JSON, where bytes of tensors are behind it.",
+            "schema": {"type": "integer", "minimum": 2},
         },
         "MusterNonfinite": {
             "description": "How many numbers of the answer are NaN or infinite, and so null.",

@@ -17,7 +17,7 @@ impl From<Error> for Status {
             Error::BadRequest(_) | Error::Input(_) | Error::MediaType(_) => Code::InvalidArgument,
             Error::Forbidden(_) => Code::PermissionDenied,
             Error::NotFound(_) => Code::NotFound,
-            Error::WrongVerb | Error::NotOffered(_) => Code::Unimplemented,
+            Error::WrongVerb(_) | Error::NotOffered(_) => Code::Unimplemented,
             // Clients try UNAVAILABLE again by themselves, which an overload would be multiplied by.
             Error::TooLarge(_) | Error::Busy | Error::Overloaded(_) => Code::ResourceExhausted,
             Error::NotReady(_) | Error::NothingReady => Code::Unavailable,

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::error::{Error, clip};
+use super::super::object::Object;
 use super::super::rows::{self, Inputs};
 use super::super::table::{Rules, Table};
 use super::super::walk;
@@ -69,7 +70,7 @@ pub fn read(body: &[u8], specs: &[TensorSpec]) -> Result<Inputs, Error> {
 
 fn split(frame: &RawValue, specs: &[TensorSpec]) -> Result<Inputs, Error> {
     let wanted = "wanted {\"columns\": [names], \"data\": [rows]}";
-    let Split { columns, data: Some(data) } =
+    let Object(Split { columns, data: Some(data) }) =
         serde_json::from_str(frame.get()).map_err(|error| bad(format!("dataframe_split: {wanted}: {error}")))?
     else {
         return Err(bad(format!("dataframe_split: {wanted}, data is missing")));

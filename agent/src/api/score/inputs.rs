@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use super::super::elements::{self, MAX_RANK};
 use super::super::error::{Error, clip};
+use super::super::whole::Whole;
 use super::{npy, takes_image};
 use crate::engine::Loaded;
 use crate::engine::json::tensor_from_json;
@@ -152,7 +153,7 @@ struct Object<'a> {
     b64: Option<Cow<'a, str>>,
     #[serde(borrow)]
     dtype: Option<Cow<'a, str>>,
-    shape: Option<Vec<u64>>,
+    shape: Option<Vec<Whole<u64>>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -178,6 +179,7 @@ fn value<'a>(raw: &'a RawValue, spec: &TensorSpec, ops: &[InputOp]) -> Result<Gi
                 Object { b64: None, dtype: named, shape: Some(shape), data: Some(data) } => {
                     let named = named.map(|name| name.parse().or_else(|e| Dtype::from_oip(&name).ok_or(e)));
                     let dtype = named.transpose().map_err(invalid)?.unwrap_or(dtype);
+                    let shape = shape.into_iter().map(|Whole(size)| size).collect();
                     explicit(data, dtype, shape).map(Given::Tensor).map_err(invalid)
                 }
                 _ => Err(invalid("wanted {\"dtype\", \"shape\", \"data\"} or {\"b64\"}".into())),

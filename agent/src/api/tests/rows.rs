@@ -95,7 +95,14 @@ async fn a_refused_verb_is_told_the_others() {
         ("GET", "/invocations", "POST"),
         ("GET", "/v2/models/digits/infer", "POST"),
         ("POST", "/v2/models/digits", "GET,HEAD"),
-        ("DELETE", "/v2/models/digits", "GET,HEAD,POST"),
+        ("DELETE", "/v2/models/digits", "GET,HEAD"),
+        ("OPTIONS", "/v2/models/digits/versions/2/infer", "POST"),
+        ("OPTIONS", "/v2/models/stats", "GET,HEAD"),
+        ("PUT", "/v1/models/digits", "GET,HEAD"),
+        ("OPTIONS", "/v1/models/digits%3Apredict", "POST"),
+        ("TRACE", "/api/v1/service/digits/score", "POST"),
+        ("PATCH", "/api/v1/service/digits/swagger.json", "GET,HEAD"),
+        ("PUT", "/score", "GET,HEAD,POST"),
         ("POST", "/api/v1/service/digits/swagger.json", "GET,HEAD"),
     ];
     for (verb, path, allow) in table {

@@ -13,6 +13,8 @@ use serde_json::value::RawValue;
 
 use super::super::elements;
 use super::super::error::{Error, clip};
+use super::super::object::Object;
+use super::super::whole::Whole;
 use super::check::{self, Extent};
 use crate::engine::Model;
 
@@ -47,10 +49,10 @@ pub struct Wanted {
 struct Document<'a> {
     id: Option<String>,
     #[serde(borrow)]
-    inputs: Vec<Input<'a>>,
+    inputs: Vec<Object<Input<'a>>>,
     #[serde(borrow)]
-    outputs: Option<Vec<Output<'a>>>,
-    parameters: Option<Parameters>,
+    outputs: Option<Vec<Object<Output<'a>>>>,
+    parameters: Option<Object<Parameters>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -58,17 +60,17 @@ struct Document<'a> {
 struct Parameters {
     binary_data_output: Option<bool>,
     /// In microseconds.
-    timeout: Option<u64>,
+    timeout: Option<Whole<u64>>,
 }
 
 #[derive(Deserialize)]
 struct Input<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    shape: Vec<i64>,
+    shape: Vec<Whole<i64>>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
-    parameters: Option<InputParameters>,
+    parameters: Option<Object<InputParameters>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -76,7 +78,7 @@ struct Input<'a> {
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default)]
 struct InputParameters {
-    binary_data_size: Option<u64>,
+    binary_data_size: Option<Whole<u64>>,
     shared_memory_region: Option<IgnoredAny>,
 }
 
@@ -84,14 +86,14 @@ struct InputParameters {
 struct Output<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    parameters: Option<OutputParameters>,
+    parameters: Option<Object<OutputParameters>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct OutputParameters {
     binary_data: Option<bool>,
-    classification: Option<u32>,
+    classification: Option<Whole<u32>>,
     shared_memory_region: Option<IgnoredAny>,
 }
 
@@ -116,10 +118,10 @@ pub fn read(body: &[u8], header_length: Option<usize>, name: &str, model: &Model
         let text = format!("Inference-Header-Content-Length is {length}, and the body has {} bytes", body.len());
         return Err(bad(text));
     };
-    let document: Document = serde_json::from_slice(json)
+    let Object(document): Object<Document> = serde_json::from_slice(json)
         .map_err(|error| bad(format!("the body is not an inference request in JSON: {error}")))?;
     let inputs = inputs(&document.inputs, blobs, name, model.inputs())?;
-    let parameters = document.parameters.unwrap_or_default();
+    let Object(parameters) = document.parameters.unwrap_or_default();
     let binary = parameters.binary_data_output.unwrap_or(false);
     let wanted = match document.outputs.filter(|outputs| !outputs.is_empty()) {
         Some(outputs) => chosen(outputs, binary, model.outputs())?,
@@ -128,7 +130,8 @@ pub fn read(body: &[u8], header_length: Option<usize>, name: &str, model: &Model
     for wanted in &wanted {
         refuse_halves(wanted, model.outputs())?;
     }
-    let timeout = parameters.timeout.filter(|micros| *micros > 0).map(Duration::from_micros);
+    let timeout = parameters.timeout.map(|Whole(micros)| micros).filter(|micros| *micros > 0);
+    let timeout = timeout.map(Duration::from_micros);
     Ok(Request { id: document.id.filter(|id| !id.is_empty()), inputs, wanted, timeout })
 }
 
@@ -168,13 +171,13 @@ fn raw(body: &[u8], model: &Model) -> Result<Request, Error> {
 
 /// The tensors of all inputs; those without a `binary_data_size` take no bytes of `blobs`.
 fn inputs(
-    given: &[Input],
+    given: &[Object<Input>],
     mut blobs: &[u8],
     model: &str,
     specs: &[TensorSpec],
 ) -> Result<BTreeMap<String, Tensor>, Error> {
     let mut tensors = BTreeMap::new();
-    for input in given {
+    for Object(input) in given {
         let spec = check::input(&input.name, specs, model)?;
         check::add(&mut tensors, spec, tensor(input, spec, &mut blobs, model)?)?;
     }
@@ -188,13 +191,14 @@ fn inputs(
 fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> Result<Tensor, Error> {
     let name = &spec.name;
     let invalid = |text: String| Error::Input(text);
-    let parameters = input.parameters.unwrap_or_default();
+    let Object(parameters) = input.parameters.unwrap_or_default();
     if parameters.shared_memory_region.is_some() {
         return Err(Error::NotOffered("shared memory"));
     }
-    let Extent { shape, elements, bytes } = check::extent(spec, &input.datatype, &input.shape)?;
+    let claimed: Vec<i64> = input.shape.iter().map(|Whole(size)| *size).collect();
+    let Extent { shape, elements, bytes } = check::extent(spec, &input.datatype, &claimed)?;
     let data = match (parameters.binary_data_size, input.data) {
-        (Some(size), None) => {
+        (Some(Whole(size)), None) => {
             if size != bytes {
                 let text = format!("input '{name}' has binary_data_size {size}, shape {shape:?} needs {bytes} bytes");
                 return Err(invalid(text));
@@ -230,16 +234,16 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
     Tensor::new(spec.dtype, shape, data).map_err(|error| invalid(format!("input '{name}': {error}")))
 }
 
-fn chosen(given: Vec<Output>, binary: bool, specs: &[TensorSpec]) -> Result<Vec<Wanted>, Error> {
+fn chosen(given: Vec<Object<Output>>, binary: bool, specs: &[TensorSpec]) -> Result<Vec<Wanted>, Error> {
     let mut seen = BTreeSet::new();
-    let one = |output: Output| {
+    let one = |Object(output): Object<Output>| {
         let spec = check::output(&output.name, specs, &mut seen)?;
-        let OutputParameters { binary_data, classification, shared_memory_region } =
+        let Object(OutputParameters { binary_data, classification, shared_memory_region }) =
             output.parameters.unwrap_or_default();
         if shared_memory_region.is_some() {
             return Err(Error::NotOffered("shared memory"));
         }
-        let classes = classification.filter(|count| *count > 0);
+        let classes = classification.map(|Whole(count)| count).filter(|count| *count > 0);
         Ok(Wanted { name: spec.name.clone(), binary: binary_data.unwrap_or(binary), classes })
     };
     given.into_iter().map(one).collect()
