@@ -12,7 +12,7 @@ fn columns_and_lists_give_the_answers_of_csv() {
     bench.write("a.csv", csv(&pixels(20), false));
     bench.run(&bench.options(&["a.csv"], "csv")).expect("runs");
     for (name, keep, last) in
-        [("columns.parquet", vec!["id"], "n19".into()), ("lists.parquet", vec!["at", "id"], 19.into())]
+        [("columns.parquet", vec!["id"], Value::from("n19")), ("lists.parquet", vec!["at", "id"], Value::from(19))]
     {
         bench.write(name, fixture(name));
         let output = format!("out-{}", keep.len());
