@@ -84,7 +84,7 @@ impl ApiServer {
     /// Waits until something happens to what is stored.
     pub async fn changed(&self) {
         // What happens between a look and this is seen by the next look: soon enough.
-        let mut signal = self.signal.subscribe();
+        let mut signal = self.shared.signal.subscribe();
         let _ = tokio::time::timeout(std::time::Duration::from_millis(50), signal.changed()).await;
     }
 

@@ -22,7 +22,7 @@ Examples:
 Each pod scores one shard. URLs with a query go into a Secret of the job's name.";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The version.
     #[arg(long, value_name = "MODEL:VERSION")]
     model: VersionSpec,
