@@ -176,7 +176,11 @@ fn a_file_becomes_a_service_and_programs_that_ask_it_run_as_they_stand() -> Resu
     let created = dispatcher.cli(&["service", "create", "seven", "--file", &file(1)])?;
     ensure!(created["service"]["revisions"][0]["model"] == "seven:1", "{created}");
     let key = created["keys"][0]["key"].as_str().context("a key")?;
-    for (language, program, argument) in [("python", "python3", "-c"), ("curl", "sh", "-c")] {
+    for (language, program, argument, needs) in [("python", "python3", "-c", "python3"), ("curl", "sh", "-c", "curl")] {
+        if std::process::Command::new(needs).arg("--version").output().is_err() {
+            eprintln!("not run: there is no {needs}");
+            continue;
+        }
         let made = dispatcher.cli(&["service", "client", "seven", "--lang", language])?;
         let text = made["program"].as_str().context("a program")?;
         let said = run_program(program, argument, text, key)?;
@@ -186,5 +190,30 @@ fn a_file_becomes_a_service_and_programs_that_ask_it_run_as_they_stand() -> Resu
     let updated = dispatcher.cli(&["service", "update", "seven", "--file", &file(2)])?;
     ensure!(updated["revisions"][0]["model"] == "seven:2", "{updated}");
     ensure!(dispatcher.command(&["service", "delete", "seven"])?.status.success());
+    Ok(())
+}
+
+#[test]
+fn files_are_scored_in_a_batch_with_a_version_that_was_verified() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let dispatcher = Dispatcher::start(folder.path(), &[])?;
+    dispatcher.register_digits(1)?;
+    let input = folder.path().join("images");
+    std::fs::create_dir(&input)?;
+    std::fs::copy(digits("seven.png"), input.join("a.png"))?;
+    std::fs::write(input.join("b.png"), "no image")?;
+    let (input, output) = (format!("{}/*.png", input.display()), folder.path().join("scores"));
+    let place = output.display().to_string();
+    let run = ["batch", "run", "--model", "digits:1", "--input", &input, "--output", &place];
+    let ran = dispatcher.command(&run)?;
+    let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    ensure!(ran.status.code() == Some(3), "{}: {said}", ran.status);
+    let read = |name: &str| std::fs::read_to_string(output.join(name)).with_context(|| name.to_owned());
+    let row: Value = serde_json::from_str(read("part-00000.jsonl")?.trim())?;
+    ensure!(row["outputs"]["logits"][0]["label"] == "7", "{row}");
+    let error: Value = serde_json::from_str(read("errors.jsonl")?.trim())?;
+    ensure!(error["file"].as_str().is_some_and(|file| file.ends_with("b.png")), "{error}");
+    let summary: Value = serde_json::from_str(&read("summary.json")?)?;
+    ensure!((&summary["ok"], &summary["failed"]) == (&json!(1), &json!(1)), "{summary}");
     Ok(())
 }
