@@ -114,7 +114,8 @@ async fn what_is_applied_becomes_a_service_and_hears_how_it_is() {
     // Its people find the keys beside it, and operators whose it is.
     let secret = kept.until("the keys", |server| server.get("v1/secrets", "digits-keys")).await;
     assert!(secret["data"]["primary"].is_string(), "{secret}");
-    let refused = kept.dispatcher.call("PATCH", "/v1/services/digits", Some(json!({ "model": "digits:2" }))).await;
+    let refused =
+        kept.dispatcher.call("PATCH", "/v1/services/digits", Some(json!({ "model": "digits:2", "image": "x" }))).await;
     let detail = refused.problem(409, "conflict");
     assert!(detail.contains("ModelService models/digits declares"), "{detail}");
 
