@@ -5,8 +5,11 @@ use std::net::TcpListener;
 
 use super::*;
 
+/// What came: each request's head and body.
+type Requests = Vec<(String, Vec<u8>)>;
+
 /// Answers each connection with the next of `answers`, and tells what it was asked.
-fn serve(answers: Vec<Vec<u8>>) -> (String, thread::JoinHandle<Vec<(String, Vec<u8>)>>) {
+fn serve(answers: Vec<Vec<u8>>) -> (String, thread::JoinHandle<Requests>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("an address");
     let handle = thread::spawn(move || {
