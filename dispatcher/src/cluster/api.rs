@@ -108,8 +108,9 @@ impl Cluster {
         loop {
             let path = format!("{}?{}&limit={PAGE}&continue={}", of.path(namespace), which.query(), encoded(&next));
             let mut page = self.request(&subject, "GET", &path, None, "").await?;
+            let kind = text(&page, "/kind").strip_suffix("List").unwrap_or_default().to_owned();
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-                all.extend(items);
+                all.extend(items.into_iter().map(|item| typed(item, of.api_version, &kind)));
             }
             next = text(&page, "/metadata/continue").to_owned();
             if next.is_empty() {
@@ -194,6 +195,16 @@ impl Cluster {
             Err(_) => Err(Error::Away { reason: format!("no answer within {} seconds", REQUEST_TIMEOUT.as_secs()) }),
         }
     }
+}
+
+/// An item of a list, which leaves out what the list says of all of them; a watch and a get tell it of each.
+fn typed(mut item: Value, api_version: &str, kind: &str) -> Value {
+    for (name, value) in [("apiVersion", api_version), ("kind", kind)] {
+        if item[name].is_null() && !value.is_empty() {
+            item[name] = json!(value);
+        }
+    }
+    item
 }
 
 fn built(subject: &str, method: &str, path: &str, body: Option<&Value>, form: &str) -> Result<Request<Vec<u8>>, Error> {

@@ -101,7 +101,9 @@ impl Spec {
         };
         let update = |model: &str, image: &Option<String>, canary| {
             let (model, image) = (Some(model.to_owned()), image.clone());
-            Some(Step::Update(Box::new(ServiceUpdate { model, image, canary, settings: None })))
+            // In one step, or each pod would be made twice.
+            let settings = (now.settings != self.settings).then(|| self.settings.clone());
+            Some(Step::Update(Box::new(ServiceUpdate { model, image, canary, settings })))
         };
         let is_stable = now.revisions.first().is_some_and(|stable| is(stable, &self.model, &self.image));
         let step = match (&self.canary, now.revisions.get(1)) {
@@ -197,7 +199,7 @@ pub fn status(object: &Value, outcome: Result<&ServiceView, &str>, now: u64) -> 
             status.insert("revisions".into(), view.revisions.iter().map(revision).collect());
             let ready = view.state == State::Healthy && view.observed_generation == view.generation;
             let ready = condition(object, "Ready", ready, &view.state.to_string(), &view.reason, now);
-            let accepted = condition(object, "Accepted", true, "Accepted", "", now);
+            let accepted = condition(object, "Accepted", true, "Accepted", "it is kept as it says", now);
             vec![accepted, ready]
         }
         Err(reason) => {

@@ -178,12 +178,23 @@ fn list(store: &Store, address: &Address, query: &Queries) -> Value {
         .collect();
     let from: usize = query.get("continue").and_then(|token| token.parse().ok()).unwrap_or_default();
     let limit = store.page.unwrap_or(usize::MAX);
-    let page: Vec<&&Value> = all.iter().skip(from).take(limit).collect();
+    // As a server does: what a list says of all its items is not said of each. Custom resources say it all the same.
+    let kind = all.first().and_then(|object| object["kind"].as_str()).unwrap_or_default();
+    let version = all.first().and_then(|object| object["apiVersion"].as_str()).unwrap_or("v1");
+    let page: Vec<Value> = all.iter().skip(from).take(limit).map(|object| (*object).clone()).map(untyped).collect();
     let rest = if from + page.len() < all.len() { (from + page.len()).to_string() } else { String::new() };
     json!({
-        "kind": "List", "apiVersion": "v1", "items": page,
+        "kind": format!("{kind}List"), "apiVersion": version, "items": page,
         "metadata": { "resourceVersion": store.version().to_string(), "continue": rest },
     })
+}
+
+fn untyped(mut object: Value) -> Value {
+    let custom = object["apiVersion"].as_str().is_some_and(|version| version.starts_with("muster.dev/"));
+    if let (false, Some(fields)) = (custom, object.as_object_mut()) {
+        fields.retain(|name, _| name != "apiVersion" && name != "kind");
+    }
+    object
 }
 
 /// Label selectors of the form `a=b,c=d`, and field selectors of the form `type=…`.

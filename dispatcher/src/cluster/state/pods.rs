@@ -109,7 +109,14 @@ pub fn doing(pods: &[&Value], observed: &Observed) -> Option<String> {
     let waiting =
         containers(pod).map(|container| text(container, "/state/waiting/reason")).find(|reason| !reason.is_empty());
     Some(match (waiting, text(pod, "/status/phase")) {
-        (Some("ContainerCreating"), _) => "the container is being made".into(),
+        (Some("ContainerCreating"), _) => {
+            let why = ["FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume"];
+            let why = why.iter().find_map(|reason| event(pod, reason, observed));
+            why.map_or_else(
+                || "the container is being made".into(),
+                |why| format!("the container is being made: {why}"),
+            )
+        }
         (Some(other), _) => other.to_owned(),
         (None, "Running") => "the model is loading".into(),
         (None, _) => "a pod waits for its node".into(),

@@ -42,11 +42,9 @@ impl Place {
         match outcome {
             Outcome::Listed(version) => self.version = Some(version),
             Outcome::Ended(version) => {
-                let moved = self.version.as_deref() != Some(version.as_str());
+                // Where nothing happens nothing moves; that the server ended it in order is success enough.
                 self.version = Some(version);
-                if moved {
-                    self.failures = 0;
-                }
+                self.failures = 0;
                 return None;
             }
             Outcome::Failed(version) => {
