@@ -7,20 +7,13 @@ The server has digits, version 2, in the slot `digits`. Needs `kserve`; written 
 tritonclient have the same names, so that the two cannot be asked by one process.
 """
 import asyncio
-import json
-import sys
 
 import numpy as np
 from kserve import InferenceGRPCClient, InferInput, InferRequest
 
-ADDRESS, SAMPLES = sys.argv[1:3]
-MODEL = "digits"
+from golden import ADDRESS, images, logits
 
-with open(SAMPLES, encoding="utf-8") as file:
-    samples = json.load(file)["samples"]
-array = lambda tensor: np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-images = np.concatenate([array(sample["inputs"]["image"]) for sample in samples])
-logits = np.concatenate([array(sample["outputs"]["logits"]) for sample in samples])
+MODEL = "digits"
 
 
 async def calls():

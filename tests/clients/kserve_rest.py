@@ -7,23 +7,17 @@ The server has the model `vision/digits`, version 2, in the slot `digits`; agent
 such a server. SAMPLES.json holds the golden samples of digits. Needs `kserve`; written with 0.21.
 """
 import asyncio
-import json
-import sys
 
 import httpx
 import numpy as np
 from kserve import InferenceRESTClient, InferInput, InferRequest
 from kserve.inference_client import RESTConfig
 
-ADDRESS, SAMPLES = sys.argv[1:3]
+from golden import ADDRESS, images, logits
+
 BASE = f"http://{ADDRESS}"
 MODEL = "digits"
 
-with open(SAMPLES, encoding="utf-8") as file:
-    samples = json.load(file)["samples"]
-array = lambda tensor: np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-images = np.concatenate([array(sample["inputs"]["image"]) for sample in samples])
-logits = np.concatenate([array(sample["outputs"]["logits"]) for sample in samples])
 same = lambda got: np.testing.assert_allclose(got, logits, rtol=1e-3, atol=1e-3)
 
 

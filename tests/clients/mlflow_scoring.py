@@ -8,7 +8,6 @@ server. SAMPLES.json holds the golden samples of digits. Needs `mlflow-skinny`, 
 its client looks for); written with 3.17.2.
 """
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -16,14 +15,10 @@ import requests
 from mlflow.deployments import PredictionsResponse
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient
 
-ADDRESS, SAMPLES = sys.argv[1:3]
+from golden import ADDRESS, images, logits, samples
+
 JSON = {"Content-Type": "application/json"}
 
-with open(SAMPLES, encoding="utf-8") as file:
-    samples = json.load(file)["samples"]
-array = lambda tensor: np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-images = np.concatenate([array(sample["inputs"]["image"]) for sample in samples])
-logits = np.concatenate([array(sample["outputs"]["logits"]) for sample in samples])
 frame = pd.DataFrame(images.reshape(len(images), -1), columns=[f"pixel{index}" for index in range(64)])
 
 client = ScoringServerClient(*ADDRESS.split(":"))

@@ -8,9 +8,7 @@ that gives back tensors of every datatype; agent/examples/score_server.rs is suc
 holds the golden samples of digits. Needs `tritonclient[grpc]`; written with 2.73.
 """
 import asyncio
-import json
 import queue
-import sys
 
 import grpc as wire
 import numpy as np
@@ -20,14 +18,9 @@ from google.protobuf import descriptor_pb2
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-ADDRESS, SAMPLES = sys.argv[1:3]
-MODEL = "digits"
+from golden import ADDRESS, images, logits
 
-with open(SAMPLES, encoding="utf-8") as file:
-    samples = json.load(file)["samples"]
-array = lambda tensor: np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-images = np.concatenate([array(sample["inputs"]["image"]) for sample in samples])
-logits = np.concatenate([array(sample["outputs"]["logits"]) for sample in samples])
+MODEL = "digits"
 
 client = grpc.InferenceServerClient(ADDRESS)
 channel = wire.insecure_channel(ADDRESS)

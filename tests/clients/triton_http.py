@@ -8,22 +8,15 @@ that gives back tensors of every datatype; agent/examples/score_server.rs is suc
 holds the golden samples of digits. Needs `tritonclient[http]`; written with 2.73.
 """
 import asyncio
-import json
-import sys
 
 import numpy as np
 import tritonclient.http as http
 import tritonclient.http.aio as aio
 from tritonclient.utils import InferenceServerException
 
-ADDRESS, SAMPLES = sys.argv[1:3]
-MODEL = "digits"
+from golden import ADDRESS, images, logits
 
-with open(SAMPLES, encoding="utf-8") as file:
-    samples = json.load(file)["samples"]
-array = lambda tensor: np.array(tensor["data"], np.float32).reshape(tensor["shape"])
-images = np.concatenate([array(sample["inputs"]["image"]) for sample in samples])
-logits = np.concatenate([array(sample["outputs"]["logits"]) for sample in samples])
+MODEL = "digits"
 
 client = http.InferenceServerClient(ADDRESS)
 
