@@ -15,9 +15,10 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use muster_agent::engine::Model;
+use muster_agent::engine::json::tensor_from_json;
 use muster_proto::manifest::{BundleManifest, Tensor};
 use serde_json::{Value, json};
 
@@ -51,22 +52,7 @@ fn main() -> Result<()> {
 
 fn tensors(model: &Model, arrays: &Value) -> Result<BTreeMap<String, Tensor>> {
     let [spec] = model.inputs() else { anyhow::bail!("the model has {} inputs", model.inputs().len()) };
-    let (mut shape, mut values) = (Vec::new(), Vec::new());
-    flatten(arrays, 0, &mut shape, &mut values)?;
-    Ok(BTreeMap::from([(spec.name.clone(), Tensor::from_f32(shape, &values)?)]))
-}
-
-fn flatten(arrays: &Value, depth: usize, shape: &mut Vec<u64>, values: &mut Vec<f32>) -> Result<()> {
-    let Some(items) = arrays.as_array() else {
-        values.push(arrays.as_f64().context("a number is wanted")? as f32);
-        return Ok(());
-    };
-    let size = items.len() as u64;
-    if shape.len() == depth {
-        shape.push(size);
-    }
-    ensure!(shape[depth] == size, "arrays of one level differ in length");
-    items.iter().try_for_each(|item| flatten(item, depth + 1, shape, values))
+    Ok(BTreeMap::from([(spec.name.clone(), tensor_from_json(arrays, spec)?)]))
 }
 
 /// Counts inferences by their time, to one part in 32.

@@ -55,8 +55,8 @@ enum Error {
 
 /// Whether a resource is still there.
 enum Kept {
-    /// Its service is kept under this name.
-    As(String),
+    /// Its service is kept.
+    Here,
     /// It is being deleted, and nothing holds it any more.
     Gone,
 }
@@ -136,24 +136,22 @@ impl Desk {
         let mut failures = 0;
         loop {
             let now = Arc::clone(&object.borrow_and_update());
-            let outcome = self.look(&now).await;
-            let told = match &outcome {
+            let outcome = match self.look(&now).await {
                 Ok(Kept::Gone) => return,
-                Ok(Kept::As(name)) => self.tell(&now, Ok(name)).await,
-                Err(error) => self.tell(&now, Err(error)).await,
+                Ok(Kept::Here) => Ok(()),
+                Err(error) => Err(error),
             };
-            if let Err(error) = told {
+            if let Err(error) = self.tell(&now, outcome.as_ref().copied()).await {
                 tracing::warn!(resource = resource::name(&now), %error, "how it is cannot be written");
             }
             let changed = match outcome {
-                Ok(Kept::As(name)) => {
+                Ok(()) => {
                     failures = 0;
                     tokio::select! {
                         changed = object.changed() => changed,
-                        _ = self.app.wait_for_service(&name, LOOK) => Ok(()),
+                        _ = self.app.wait_for_service(resource::name(&now), LOOK) => Ok(()),
                     }
                 }
-                Ok(Kept::Gone) => return,
                 Err(error) => {
                     failures += 1;
                     let pause = self.patience.pause(failures);
@@ -218,7 +216,7 @@ impl Desk {
             }
             self.hand_over(object, keys).await?;
         }
-        Ok(Kept::As(name))
+        Ok(Kept::Here)
     }
 
     /// The service of that name, if there is one; an error where it is somebody else's.
@@ -245,9 +243,9 @@ impl Desk {
     }
 
     /// Writes how it is, if that is news.
-    async fn tell(&self, object: &Value, outcome: Result<&String, &Error>) -> Result<(), Error> {
+    async fn tell(&self, object: &Value, outcome: Result<(), &Error>) -> Result<(), Error> {
         let view = match outcome {
-            Ok(name) => Ok(self.app.show_service(name).await?),
+            Ok(()) => Ok(self.app.show_service(resource::name(object)).await?),
             Err(Error::App(error)) if error.code() == Code::Internal => Err("the dispatcher failed".to_owned()),
             Err(error) => Err(error.to_string()),
         };

@@ -161,9 +161,7 @@ impl MaxErrors {
             MaxErrors::Percent(most) => (all || rows >= ENOUGH_ROWS) && failed as f64 * 100.0 > most * rows as f64,
         }
     }
-}
 
-impl MaxErrors {
     /// As a command line has it; empty for any number.
     pub fn as_word(self) -> String {
         match self {

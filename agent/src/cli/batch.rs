@@ -5,13 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use muster_proto::code::Code;
-use muster_proto::id::{ModelName, Version};
 
 use super::EXIT_USAGE;
 use crate::batch::{self, EXIT_ROW_ERRORS, EXIT_STOPPED, Ended, Lines, Summary};
 use crate::engine::Loaded;
 use crate::serve::bundle::Wanted;
-use crate::serve::config::Dispatcher;
+use crate::serve::config::{Dispatcher, Model};
 use crate::serve::fetch;
 
 #[derive(Debug, clap::Args)]
@@ -100,7 +99,10 @@ fn load(args: &Args) -> Result<Loaded, (String, Code)> {
             return Err(invalid(format!("{} is no folder with a bundle: {next}", args.model)));
         }
         (Some(url), false) => {
-            let (model, version) = version(&args.model).map_err(invalid)?;
+            let named = Model { version: Some(args.model.clone()), ..Model::default() }.wanted();
+            let Some((model, version)) = named.map_err(|error| invalid(error.to_string()))? else {
+                return Err(invalid("there is no version".into()));
+            };
             let token = args.token_file.clone();
             let from = Dispatcher { url: url.clone(), ca: args.ca.clone(), token, cache: args.cache.clone() };
             let fetched = fetch::fetch(&from, root.as_deref(), &model, version);
@@ -109,27 +111,4 @@ fn load(args: &Args) -> Result<Loaded, (String, Code)> {
         }
     };
     batch::load(&folder, root.as_deref(), &wanted).map_err(|error| (error.to_string(), error.code()))
-}
-
-fn version(text: &str) -> Result<(ModelName, Version), String> {
-    let wrong = || format!("{text} is neither a folder nor NAME:VERSION");
-    let (name, number) = text.split_once(':').ok_or_else(wrong)?;
-    let number = number.parse().map_err(|_| wrong())?;
-    Ok((name.parse().map_err(|error| format!("{error}"))?, Version(number)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::version;
-
-    #[test]
-    fn versions_have_a_name_and_a_number() {
-        assert_eq!(
-            version("vision/digits:2").map(|(name, version)| format!("{name} {version}")).ok().as_deref(),
-            Some("vision/digits 2")
-        );
-        for bad in ["digits", "digits:x", ":1", "digits:"] {
-            assert!(version(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -42,24 +42,32 @@ impl App {
             let revision = app.revision(&document.model).await?;
             let ServiceDocument { name, target, image, mut settings, .. } = document;
             let revision = with_image(revision, image, &target)?;
-            let fetch = app.fetch(&name, None, &revision, &by).await?;
+            let fetch = app.fetch(&target, &revision).await?;
             let (keys, records) = if settings.auth { made_keys()? } else { Default::default() };
             settings.key_hashes = keys.iter().map(|key| hash(&key.key)).collect();
             let workspace = app.0.workspace.to_string();
             let revisions = vec![Revision { traffic: 100, ..revision }];
-            let service = Service { name, workspace, generation: 1, revisions, settings, fetch, target };
+            let mut service = Service { name, workspace, generation: 1, revisions, settings, fetch, target };
             service.check()?;
             services::Services::check(&service)?;
-            if app.0.storage.services().await?.len() >= MAX_SERVICES {
+            let others = app.0.storage.services().await?;
+            if others.len() >= MAX_SERVICES {
                 return Err(Error::conflict(format!("there are {MAX_SERVICES} services: delete some first")));
             }
+            let name = service.name.clone();
+            let taken = || {
+                let change = format!("`muster service update {name}` changes it");
+                Error::conflict(format!("there is a service {name} already: {change}"))
+            };
+            if others.iter().any(|record| record.service.name == name) {
+                return Err(taken());
+            }
+            app.let_fetch(&mut service, &by).await?;
             let now = crate::now();
             let record =
                 ServiceRecord { service, before: None, keys: records, owner, created_at: now, updated_at: now };
             if !app.0.storage.insert_service(&record).await? {
-                let name = &record.service.name;
-                let message = format!("there is a service {name} already: `muster service update {name}` changes it");
-                return Err(Error::conflict(message));
+                return Err(taken());
             }
             app.0.services.keep(record.service.clone());
             app.record(&by, "service.create", &record.service.name, &document.model).await;
@@ -102,8 +110,9 @@ impl App {
             }
             if let Some(model) = model {
                 let revision = with_image(app.revision(&model).await?, image, &record.service.target)?;
-                let fetch = record.service.fetch.take();
-                record.service.fetch = app.fetch(&record.service.name, fetch, &revision, &by).await?;
+                if record.service.fetch.is_none() {
+                    record.service.fetch = app.fetch(&record.service.target, &revision).await?;
+                }
                 detail.push(format!("{}:{}", revision.model, revision.version));
                 let change = match canary {
                     Some(percent) => Change::Canary(revision, percent),
@@ -242,23 +251,23 @@ impl App {
         Ok(self.0.services.ask(name, request).await?)
     }
 
-    /// How containers get a version that is in no image: from here, with a key that may read. `now` is how they did.
-    async fn fetch(
-        &self,
-        name: &str,
-        now: Option<Fetch>,
-        revision: &Revision,
-        by: &Principal,
-    ) -> Result<Option<Fetch>> {
-        if revision.image.is_some() || now.is_some() {
-            return Ok(now);
+    /// How containers get a version that is in no image: from here. [`App::let_fetch`] makes the key for that.
+    async fn fetch(&self, target: &Target, revision: &Revision) -> Result<Option<Fetch>> {
+        if revision.image.is_some() || matches!(target, Target::Local(_)) {
+            return Ok(None);
         }
         let trust_root = self.0.signing.run(|signer| signer.root_bytes().to_vec()).await;
-        let trust_root = String::from_utf8(trust_root).map_err(|e| Error::internal("the trust root", e.to_string()))?;
-        let request = KeyRequest { name: key_name(name), role: Role::Viewer, ttl_seconds: None };
-        let token = Hidden(self.create_key(request, by).await?.token);
+        let trust_root = String::from_utf8(trust_root).map_err(|e| Error::internal("the trust root", e))?;
         let (url, ca) = (self.0.addresses.api_url.clone(), self.0.ca.certificate_pem());
-        Ok(Some(Fetch { url, ca, trust_root, token }))
+        Ok(Some(Fetch { url, ca, trust_root, token: Hidden(String::new()) }))
+    }
+
+    /// Makes the API key with which containers fetch, where there is none yet: once nothing else can be refused.
+    async fn let_fetch(&self, service: &mut Service, by: &Principal) -> Result<()> {
+        let Some(fetch) = service.fetch.as_mut().filter(|fetch| fetch.token.0.is_empty()) else { return Ok(()) };
+        let request = KeyRequest { name: key_name(&service.name), role: Role::Viewer, ttl_seconds: None };
+        fetch.token = Hidden(self.create_key(request, by).await?.token);
+        Ok(())
     }
 
     /// The services that need the version with this digest.
@@ -282,6 +291,7 @@ impl App {
             )));
         }
         services::Services::check(&record.service)?;
+        self.let_fetch(&mut record.service, by).await?;
         record.updated_at = crate::now();
         self.0.storage.update_service(&record).await?;
         self.0.services.keep(record.service.clone());

@@ -13,12 +13,12 @@ use super::model::download::{Downloaded, fetch};
 use super::output::{facts, size};
 use super::parse::ModelSpec;
 use super::{Failure, Global, Session};
+use crate::cluster::plan::BUNDLE;
 use crate::image::auth::Sources;
 use crate::image::push::{Connection, Progress, push};
 use crate::image::{Layout, Name, Platform, Recipe, archive, build, layout, sbom};
 
-/// Where a server in a container looks for what it serves, and listens.
-const BUNDLE: &str = "/bundle";
+/// Where a server in a container listens.
 const PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 8081;
 

@@ -24,6 +24,7 @@ use super::names::{APPLIED, GENERATION, labels, revision_labels};
 use super::{Error, Kind, Object};
 use crate::domain::service::{Kubernetes, Revision, Route, Service, Target};
 
+pub use config::BUNDLE;
 pub(super) use config::{FOLDER, SECRETS, plain_files, secret_files};
 pub(super) use pod::{HTTP_PORT, USER, grace_seconds, memory};
 

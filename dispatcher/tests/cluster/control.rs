@@ -172,3 +172,36 @@ async fn what_cannot_be_is_said_where_it_was_declared_and_mends_itself() {
     assert_eq!(kept.dispatcher.get("/v1/services/mine").await.status, StatusCode::OK, "it stays its operator's");
     assert_eq!(kept.dispatcher.call("DELETE", "/v1/services/mine", None).await.status, StatusCode::NO_CONTENT);
 }
+
+/// The names of all API keys.
+async fn keys(kept: &Kept) -> Vec<String> {
+    let answer = kept.dispatcher.get("/v1/keys").await.json();
+    let names = answer["items"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned());
+    names.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_fetches_has_an_api_key_and_it_goes_with_the_service() {
+    let kept = Kept::start().await;
+    let place = json!({ "namespace": "models", "kubeconfig": kept.kubeconfig.path(), "image": "hub.example/agent:1" });
+    let fetches = |queue_wait_ms: u64| {
+        let settings = json!({ "queue_wait_ms": queue_wait_ms });
+        json!({ "name": "fetches", "model": "digits:1", "target": { "kubernetes": place }, "settings": settings })
+    };
+    let refused = kept.dispatcher.call("POST", "/v1/services", Some(fetches(1_000_000))).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text());
+    let mut held = fetches(1);
+    held["name"] = json!("holds");
+    held["image"] = json!("hub.example/digits:1");
+    assert_eq!(kept.dispatcher.call("POST", "/v1/services", Some(held)).await.status, StatusCode::CREATED);
+    assert_eq!(keys(&kept).await, ["admin"], "neither what was refused nor what has its image fetches");
+
+    for status in [StatusCode::CREATED, StatusCode::CONFLICT] {
+        assert_eq!(kept.dispatcher.call("POST", "/v1/services", Some(fetches(1))).await.status, status);
+        assert_eq!(keys(&kept).await, ["admin", "service fetches"]);
+    }
+    let secret = kept.until("the secret", |server| server.get("v1/secrets", "fetches")).await;
+    assert!(secret["data"]["token"].as_str().is_some_and(|token| !token.is_empty()), "{secret}");
+    assert_eq!(kept.dispatcher.call("DELETE", "/v1/services/fetches", None).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(keys(&kept).await, ["admin"]);
+}

@@ -25,6 +25,15 @@ fn start(shadow: &Arc<Loaded>, terms: ShadowTerms) -> Arc<Run> {
     Run::start(slot(), &digits_model(1), Arc::clone(shadow), terms).expect("a thread")
 }
 
+/// An answer with another best class than `own`, which `shadow` gave.
+fn other_than(shadow: &Loaded, own: &Tensors) -> Tensors {
+    let name = own.keys().next().expect("an output");
+    let best = sketch::rows(shadow.model.outputs(), own)[0].top1;
+    let mut values = [0.0; 10];
+    values[(best + 1) % 10] = 1.0;
+    named([(name.as_str(), f32s(&[1, 10], &values))])
+}
+
 /// Offers a request until the thread takes it, and waits until it is done.
 fn mirror(run: &Run, inputs: &Tensors, answer: &Tensors) {
     let done = |run: &Run| run.counts().compared + run.counts().failed;
@@ -48,11 +57,7 @@ fn equal_answers_agree_and_others_do_not() {
     let run = start(&shadow, terms(Agreement::Top1));
     let own = shadow.model.run(&image()).expect("runs");
     mirror(&run, &image(), &own);
-    let name = own.keys().next().expect("an output").clone();
-    let best = sketch::rows(shadow.model.outputs(), &own)[0].top1;
-    let mut values = [0.0; 10];
-    values[(best + 1) % 10] = 1.0;
-    mirror(&run, &image(), &named([(name.as_str(), f32s(&[1, 10], &values))]));
+    mirror(&run, &image(), &other_than(&shadow, &own));
     let window = run.take_window();
     assert_eq!((window.compared, window.agreed, window.failed), (2, 1, 0));
     assert_eq!((window.digest, window.latency.iter().sum::<u64>()), (shadow.digest, 2));
@@ -244,11 +249,7 @@ fn what_a_shadow_answers_otherwise_is_kept_where_that_is_wanted() {
     let run = Run::start(slot(), &active, Arc::clone(&shadow), terms(Agreement::Top1)).expect("a thread");
     let own = shadow.model.run(&image()).expect("runs");
     mirror(&run, &image(), &own);
-    let name = own.keys().next().expect("an output").clone();
-    let best = sketch::rows(shadow.model.outputs(), &own)[0].top1;
-    let mut values = [0.0; 10];
-    values[(best + 1) % 10] = 1.0;
-    let other = named([(name.as_str(), f32s(&[1, 10], &values))]);
+    let other = other_than(&shadow, &own);
     mirror(&run, &image(), &other);
     let kept: Vec<_> = samples.try_iter().collect();
     let answer = Answer::of(&active, other);

@@ -12,6 +12,8 @@ use crate::domain::service::{Revision, Service};
 
 /// The folder of the configuration in a container.
 pub const FOLDER: &str = "/etc/muster";
+/// The folder of the bundle in an image of `muster image build`.
+pub const BUNDLE: &str = "/bundle";
 /// The folder of the secret files: one of its own, because a mount inside a read-only mount cannot be made.
 pub const SECRETS: &str = "/run/secrets/muster";
 
@@ -21,7 +23,7 @@ pub fn serve_toml(service: &Service, revision: &Revision) -> String {
     let model = serve::config::Model {
         version: Some(format!("{}:{}", revision.model, revision.version)),
         digest: revision.digest.parse().ok(),
-        bundle: fetch.is_none().then(|| "/bundle".into()),
+        bundle: fetch.is_none().then(|| BUNDLE.into()),
         traffic: None,
     };
     let asked = serve::config::Service {

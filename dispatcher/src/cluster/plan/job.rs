@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::config::BUNDLE;
 use super::pod::USER;
 use super::quantity::{bytes, millicores};
 use crate::cluster::names::{MANAGED_BY, check_dns, check_label};
 use crate::cluster::{Error, MANAGER};
 
-/// The folder of an image of `muster image build` with its bundle.
-pub const BUNDLE: &str = "/bundle";
 /// Where what is not whole yet lies, and fetched files.
 pub const SCRATCH: &str = "/scratch";
 /// The exit code of wrong usage: another try cannot help.
