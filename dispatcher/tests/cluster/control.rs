@@ -1,5 +1,6 @@
 //! ModelServices: a real dispatcher keeps what a cluster declares.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -54,7 +55,10 @@ impl Kept {
             }
         };
         let found = tokio::time::timeout(Duration::from_secs(20), look).await;
-        found.unwrap_or_else(|_| panic!("never {what}: {:#?}", self.server.get(RESOURCES, "digits")))
+        found.unwrap_or_else(|_| {
+            let all = |of: &str| self.server.names(of).iter().map(|name| self.server.get(of, name)).collect::<Vec<_>>();
+            panic!("never {what}: {:#?}\n{:#?}", all(RESOURCES), all(DEPLOYMENTS))
+        })
     }
 
     async fn state(&self, name: &str, state: &str, about: &str) -> Value {
@@ -174,10 +178,14 @@ async fn what_cannot_be_is_said_where_it_was_declared_and_mends_itself() {
 }
 
 /// The names of all API keys.
-async fn keys(kept: &Kept) -> Vec<String> {
+async fn keys(kept: &Kept) -> BTreeSet<String> {
     let answer = kept.dispatcher.get("/v1/keys").await.json();
     let names = answer["items"].as_array().unwrap().iter().map(|key| key["name"].as_str().unwrap().to_owned());
     names.collect()
+}
+
+fn named<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(String::from).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,14 +202,14 @@ async fn only_what_fetches_has_an_api_key_and_it_goes_with_the_service() {
     held["name"] = json!("holds");
     held["image"] = json!("hub.example/digits:1");
     assert_eq!(kept.dispatcher.call("POST", "/v1/services", Some(held)).await.status, StatusCode::CREATED);
-    assert_eq!(keys(&kept).await, ["admin"], "neither what was refused nor what has its image fetches");
+    assert_eq!(keys(&kept).await, named(["admin"]), "neither what was refused nor what has its image fetches");
 
     for status in [StatusCode::CREATED, StatusCode::CONFLICT] {
         assert_eq!(kept.dispatcher.call("POST", "/v1/services", Some(fetches(1))).await.status, status);
-        assert_eq!(keys(&kept).await, ["admin", "service fetches"]);
+        assert_eq!(keys(&kept).await, named(["admin", "service fetches"]));
     }
     let secret = kept.until("the secret", |server| server.get("v1/secrets", "fetches")).await;
     assert!(secret["data"]["token"].as_str().is_some_and(|token| !token.is_empty()), "{secret}");
     assert_eq!(kept.dispatcher.call("DELETE", "/v1/services/fetches", None).await.status, StatusCode::NO_CONTENT);
-    assert_eq!(keys(&kept).await, ["admin"]);
+    assert_eq!(keys(&kept).await, named(["admin"]));
 }
