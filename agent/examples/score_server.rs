@@ -97,13 +97,16 @@ fn load(args: &Args) -> Result<Loaded> {
         samples,
         measured: Measured::default(),
         requires: Requires::default(),
+        script: None,
     };
     Ok(Loaded {
         model: imported.model,
         manifest,
         digest: Digest::of(&bytes),
         probe,
+        script: None,
         example: None,
+        request: None,
         stats: SlotStats::default(),
         mirror: Default::default(),
     })

@@ -7,7 +7,6 @@ mod azure;
 mod body;
 mod caller;
 mod document;
-mod elements;
 pub(crate) mod error;
 mod exchange;
 mod find;
@@ -31,7 +30,6 @@ mod v2;
 mod verbs;
 mod veto;
 pub(crate) mod walk;
-mod whole;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -56,6 +54,7 @@ use crate::veto::Vetoes;
 
 use caller::Caller;
 use find::Found;
+use gate::Pass;
 
 pub use error::Error;
 pub use guard::Exposure;
@@ -142,26 +141,33 @@ impl Api {
     /// Runs `inputs` on what was found, once its service lets the request through. Whoever gives up waiting is not
     /// computed for.
     async fn infer(&self, caller: Caller, found: &Found, inputs: Inputs) -> Result<executor::Inference, Error> {
-        let (slot, loaded) = found;
-        let service = self.services.as_ref().and_then(|services| services.get(slot)).and_then(Result::ok);
-        let Some(service) = service else {
-            return self.within(caller, self.executor.infer_on(Arc::clone(loaded), inputs)).await;
-        };
-        let caller = caller.within(Some(service.settings.timeout()));
         // A request that cannot be computed takes nobody's turn.
-        loaded.model.check(&inputs)?;
-        let pass = service.gate.enter(caller.key, caller.deadline).await?;
-        let answer = self.within(caller, self.executor.infer_on(Arc::clone(loaded), inputs)).await;
-        drop(pass);
-        answer
+        found.1.model.check(&inputs)?;
+        let turn = self.turn(caller, found).await?;
+        turn.within(self.executor.infer_on(Arc::clone(&found.1), inputs)).await
     }
 
-    async fn within<T>(
-        &self,
-        caller: Caller,
-        run: impl Future<Output = Result<T, executor::Error>>,
-    ) -> Result<T, Error> {
-        match caller.deadline {
+    /// Waits until the service of what was found lets a request through.
+    async fn turn(&self, caller: Caller, (slot, _): &Found) -> Result<Turn, Error> {
+        let service = self.services.as_ref().and_then(|services| services.get(slot)).and_then(Result::ok);
+        let Some(service) = service else { return Ok(Turn { caller, _pass: None }) };
+        let caller = caller.within(Some(service.settings.timeout()));
+        let pass = service.gate.enter(caller.key, caller.deadline).await?;
+        Ok(Turn { caller, _pass: Some(pass) })
+    }
+}
+
+/// A request whose turn it is. Dropping it lets the next one through.
+#[derive(Debug)]
+struct Turn {
+    caller: Caller,
+    _pass: Option<Pass>,
+}
+
+impl Turn {
+    /// The outcome of `run`, or [`Error::Late`] where the caller's deadline comes first.
+    async fn within<T>(&self, run: impl Future<Output = Result<T, executor::Error>>) -> Result<T, Error> {
+        match self.caller.deadline {
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), run).await {
                 Ok(answer) => Ok(answer?),
                 Err(_) => Err(Error::Late),

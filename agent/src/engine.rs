@@ -18,6 +18,7 @@ pub mod probe;
 mod synthetic;
 
 pub mod json;
+pub mod script;
 pub mod transforms;
 
 pub mod executor;

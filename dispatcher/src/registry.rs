@@ -16,7 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use muster_proto::code::Code;
 use muster_proto::id::{Digest, FilePath, ModelName, Version};
-use muster_proto::manifest::{self, BundleManifest, Engine, SCHEMA, Samples, target_path};
+use muster_proto::manifest::{self, BundleManifest, Engine, SCHEMA, SCHEMA_WITH_SCRIPT, Samples, target_path};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 use crate::app::view::{ModelSummary, Registered, Registration, RegistrationReport};
@@ -208,6 +208,7 @@ impl Registry {
             samples: registration.samples.clone(),
             transforms: registration.transforms.clone().unwrap_or_default(),
             tolerance: registration.tolerance.unwrap_or_default(),
+            script: registration.script.clone(),
         };
         let transforms = asked.transforms.clone();
         let tolerance = asked.tolerance;
@@ -220,7 +221,7 @@ impl Registry {
         let samples = SAMPLES_FILE.parse().map_err(|e| Error::Request(format!("{e}")))?;
         files.push(bundle::pack_bytes(&self.blobs, folder.path(), &samples, found.samples_bytes).await?);
         let manifest = BundleManifest {
-            schema: SCHEMA,
+            schema: if found.script.is_some() { SCHEMA_WITH_SCRIPT } else { SCHEMA },
             model: registration.name.clone(),
             version: Version(1),
             description: registration.description.clone(),
@@ -235,6 +236,7 @@ impl Registry {
             samples: Samples { file: samples, count: found.samples, outputs_from: found.outputs_from, tolerance },
             measured: found.measured,
             requires: registration.requires.clone(),
+            script: found.script,
         };
         let report = RegistrationReport {
             load_notes: found.load_notes,

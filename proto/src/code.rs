@@ -133,6 +133,9 @@ codes! {
     /// The device was not healthy in the time that the plan gives it.
     TimedOut = 173, "timed_out", "look at the device with `muster rollout explain`; `muster rollout retry` offers it again";
 
+    /// The scoring script cannot be loaded: not WebAssembly, beyond its limits, or without what it has to export.
+    ScriptInvalid = 174, "script_invalid", "mend the script as the message says; agent/README.md has its interface";
+
     /// An inference input has a wrong name, dtype, shape or range.
     InputInvalid = 180, "input_invalid", "compare the input with the model's metadata at /v2/models/NAME";
     /// The queue is full.
@@ -141,6 +144,16 @@ codes! {
     NoModel = 182, "no_model", "wait for the rollout, or look at `muster-agent status`";
     /// The inference itself failed.
     InferenceFailed = 183, "inference_failed", "look at the agent's log; the model goes on serving other requests";
+    /// The scoring script does not take this request, and says why.
+    ScriptRefused = 184, "script_refused", "read the message: it is the script's own";
+    /// The scoring script trapped, or broke the rules of its interface.
+    ScriptFailed = 185, "script_failed", "mend the script; the agent's log has the details";
+    /// The scoring script used up its fuel.
+    ScriptOutOfFuel = 186, "script_out_of_fuel", "send less at once, mend the script, or register it with more fuel";
+    /// The scoring script wanted more memory than its limit.
+    ScriptOutOfMemory = 187, "script_out_of_memory", "send less at once, mend the script, or register it with more memory";
+    /// The scoring script was stopped, because its time was over or nobody waited any more.
+    ScriptStopped = 188, "script_stopped", "send less at once, or give the script more time or a faster machine";
 
     /// The configuration cannot be read or has an unknown key.
     ConfigInvalid = 200, "config_invalid", "mend the named key; `--help` lists what there is";

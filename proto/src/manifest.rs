@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Digest, FilePath, ModelName, Version};
 use crate::transfer::{MAX_CHUNK, MIN_CHUNK, chunk_count, chunk_len};
 
+mod samples;
+mod script;
 mod tensor;
 
+pub use samples::{OutputsFrom, Sample, SampleSet, Samples, ScriptedSample, Tolerance};
+pub use script::{Hook, MAX_MODULE, Script, ScriptLimits};
 pub use tensor::{Dtype, Tensor, TensorError};
 
 /// The largest manifest in bytes.
@@ -21,14 +25,16 @@ pub const MAX_MANIFEST: usize = 1024 * 1024;
 pub const MAX_FILES: usize = 1000;
 /// The largest file in a bundle, in bytes.
 pub const MAX_FILE: u64 = 8 << 30;
-/// The version of the manifest's schema that this build writes.
+/// The schema of a manifest without a script.
 pub const SCHEMA: u32 = 1;
+/// The schema of a manifest with a script, so that agents which cannot run one say that they have to be updated.
+pub const SCHEMA_WITH_SCRIPT: u32 = 2;
 
 /// Everything that is signed of one version of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BundleManifest {
-    /// The schema's version; [`SCHEMA`].
+    /// The schema's version; [`SCHEMA`], or [`SCHEMA_WITH_SCRIPT`] where there is one.
     pub schema: u32,
     /// The model.
     pub model: ModelName,
@@ -62,6 +68,9 @@ pub struct BundleManifest {
     /// What the model needs of a device.
     #[serde(default)]
     pub requires: Requires,
+    /// The scoring script, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<Script>,
 }
 
 /// One file of a bundle.
@@ -279,71 +288,6 @@ pub enum OutputOp {
     },
 }
 
-/// Where the golden samples are, and how exactly a device has to reproduce them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Samples {
-    /// The file of the bundle that holds them, an encoded [`SampleSet`].
-    pub file: FilePath,
-    /// How many there are.
-    pub count: u32,
-    /// Where the expected outputs come from.
-    pub outputs_from: OutputsFrom,
-    /// How far an output may differ.
-    pub tolerance: Tolerance,
-}
-
-/// Where the expected outputs of the golden samples come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutputsFrom {
-    /// From where the model was trained: they prove that the engine computes the right thing.
-    Given,
-    /// From the engine at registration: they prove only that devices compute the same thing.
-    Engine,
-}
-
-/// `|got − want| ≤ absolute + relative × |want|`, element by element; NaN equals NaN. For whole numbers and booleans
-/// only the absolute part counts: a relative one would let a wrong class pass.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tolerance {
-    /// The absolute part.
-    pub absolute: f32,
-    /// The relative part, for floats only.
-    pub relative: f32,
-}
-
-impl Default for Tolerance {
-    fn default() -> Self {
-        Self { absolute: 1e-3, relative: 1e-3 }
-    }
-}
-
-/// The content of the samples file, in postcard.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum SampleSet {
-    /// The first version.
-    V1(Vec<Sample>),
-}
-
-/// One golden sample.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// Its name, for messages.
-    pub name: String,
-    /// The model's inputs, after the input transforms.
-    pub inputs: BTreeMap<String, Tensor>,
-    /// The model's outputs, before the output transforms.
-    pub outputs: BTreeMap<String, Tensor>,
-}
-
-impl crate::wire::Message for SampleSet {
-    const NAME: &'static str = "sample set";
-    const VARIANTS: u8 = 1;
-    const MAX_BYTES: usize = 64 << 20;
-}
-
 /// What was measured at registration, on the dispatcher's machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -381,7 +325,7 @@ pub enum Error {
     #[error("manifest cannot be read: {0}")]
     Json(String),
     /// Of a schema that this build does not know.
-    #[error("manifest has schema {0}, this build knows {SCHEMA}: update the agent")]
+    #[error("manifest has schema {0}, this build knows {SCHEMA} to {SCHEMA_WITH_SCRIPT}: update the agent")]
     Schema(u32),
     /// Breaks a rule.
     #[error("manifest is not consistent: {0}")]
@@ -399,7 +343,7 @@ impl BundleManifest {
             return Err(Error::TooLarge(bytes.len()));
         }
         let probe: Probe = serde_json::from_slice(bytes).map_err(|e| Error::Json(e.to_string()))?;
-        if probe.schema != SCHEMA {
+        if !(SCHEMA..=SCHEMA_WITH_SCRIPT).contains(&probe.schema) {
             return Err(Error::Schema(probe.schema));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(|e| Error::Json(e.to_string()))?;
@@ -466,7 +410,15 @@ impl BundleManifest {
         if let Some(name) = self.transforms.outputs.keys().find(|name| !outputs.contains(*name)) {
             return fail(format!("{name:?} is not an output of the model"));
         }
-        Ok(())
+        let schema = if self.script.is_some() { SCHEMA_WITH_SCRIPT } else { SCHEMA };
+        if self.schema != schema {
+            return fail(format!("schema {}, and what it holds is of schema {schema}", self.schema));
+        }
+        let Some(script) = &self.script else { return Ok(()) };
+        let Some(file) = self.file(&script.file) else {
+            return fail(format!("the script {} is not among the files", script.file));
+        };
+        script.check(file.size).map_err(|text| Error::Inconsistent(format!("script {}: {text}", script.file)))
     }
 }
 

@@ -10,7 +10,7 @@ use muster_proto::desired::{
     Terms, Window,
 };
 use muster_proto::id::{Digest, Generation};
-use muster_proto::manifest::{Sample, SampleSet, Tensor};
+use muster_proto::manifest::{Sample, SampleSet, ScriptedSample, Tensor};
 use muster_proto::report::*;
 use muster_proto::transfer::{Ack, Delta, Fetch, Frame, Metadata, Object};
 use muster_proto::wire::{self, Error, Message};
@@ -200,14 +200,14 @@ fn every_message_keeps_its_bytes() {
     golden("frame-delta", Frame::DeltaV1 { want: digest(4), offer: Some(delta) });
     golden("ack", Ack::V1 { ids: vec![1, 1025] });
     let tensor = Tensor::from_f32(vec![1, 2], &[1.0, -0.5]).expect("fits");
-    golden(
-        "samples",
-        SampleSet::V1(vec![Sample {
-            name: "seven".into(),
-            inputs: [("image".to_owned(), tensor.clone())].into(),
-            outputs: [("logits".to_owned(), tensor)].into(),
-        }]),
-    );
+    let sample = Sample {
+        name: "seven".into(),
+        inputs: [("image".to_owned(), tensor.clone())].into(),
+        outputs: [("logits".to_owned(), tensor)].into(),
+    };
+    golden("samples", SampleSet::V1(vec![sample.clone()]));
+    let (request, answer) = (Some("{}".to_owned()), Some("7".to_owned()));
+    golden("samples-v2", SampleSet::V2(vec![ScriptedSample { sample, request, answer }]));
 }
 
 /// Older agents go on, and are not told what they would not keep.

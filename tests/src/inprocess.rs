@@ -117,6 +117,7 @@ impl Hub {
             transforms: Some(serde_json::from_str(&json("transforms.json")?)?),
             tolerance: None,
             requires: Requires { memory_bytes, ..Requires::default() },
+            script: None,
         };
         self.running.app.register_model(registration, &self.by).await?;
         Ok(())

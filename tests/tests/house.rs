@@ -46,6 +46,7 @@ fn each_client_library_has_one_module_that_imports_it() {
         ("agent/src", &["rumqttc::"], &["agent/src/link"]),
         ("agent/src", &["sled::"], &["agent/src/store/index.rs", "agent/src/store.rs"]),
         ("agent/src", &["tract_onnx::"], &["agent/src/engine"]),
+        ("agent/src", &["wasmi"], &["agent/src/engine/script/sandbox.rs"]),
         ("dispatcher/src", &["rumqttc::"], &["dispatcher/src/link"]),
         ("dispatcher/src", &["sqlx::"], &["dispatcher/src/storage"]),
         ("dispatcher/src", &["object_store::"], &["dispatcher/src/blobs"]),

@@ -9,7 +9,8 @@ use muster_proto::code::Code;
 use serde_json::json;
 
 use super::gate::Refusal;
-use crate::engine::{executor, json as tensors, model, transforms};
+use crate::engine::json::dictionary;
+use crate::engine::{executor, json as tensors, model, script, transforms};
 
 /// The most characters of what a caller sent that are sent back.
 const MAX_QUOTE: usize = 80;
@@ -75,6 +76,12 @@ pub enum Error {
     /// The answer took longer than caller or service allow. A retry may help.
     #[error("no answer within the time that the request or the service allows")]
     Late,
+    /// The scoring script does not take the request; its own words. A retry with the same cannot help.
+    #[error("{0}")]
+    Refused(String),
+    /// The scoring script failed, as the code says. A retry with the same cannot help.
+    #[error("the model's scoring script failed on this request ({0}); the agent's log has the details")]
+    Script(Code),
     /// The model failed on inputs that fit it. A retry with the same cannot help.
     #[error("the model failed on these inputs; the agent's log has the details")]
     InferenceFailed,
@@ -87,7 +94,7 @@ impl Error {
     /// The status that the caller gets.
     pub fn status(&self) -> StatusCode {
         match self {
-            Error::BadRequest(_) | Error::Input(_) => StatusCode::BAD_REQUEST,
+            Error::BadRequest(_) | Error::Input(_) | Error::Refused(_) => StatusCode::BAD_REQUEST,
             Error::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Error::Share(_) => StatusCode::TOO_MANY_REQUESTS,
             Error::Forbidden(_) => StatusCode::FORBIDDEN,
@@ -100,7 +107,7 @@ impl Error {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Error::Late => StatusCode::GATEWAY_TIMEOUT,
-            Error::InferenceFailed | Error::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::InferenceFailed | Error::Script(_) | Error::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -116,6 +123,8 @@ impl Error {
             Error::Unauthorized(_) => Code::Unauthorized,
             Error::Busy | Error::Overloaded(_) | Error::Share(_) | Error::Late => Code::Overloaded,
             Error::InferenceFailed => Code::InferenceFailed,
+            Error::Refused(_) => Code::ScriptRefused,
+            Error::Script(code) => *code,
             Error::Internal => Code::Internal,
         }
     }
@@ -173,6 +182,7 @@ impl From<executor::Error> for Error {
             executor::Error::NoModel(slot) => Error::NotReady(slot.to_string()),
             executor::Error::Overloaded(_) | executor::Error::ShuttingDown => Error::Overloaded(error.to_string()),
             executor::Error::Model(error) => error.into(),
+            executor::Error::Script(error) => error.into(),
         }
     }
 }
@@ -184,6 +194,28 @@ impl From<model::Error> for Error {
             other => {
                 tracing::warn!(code = %other.code(), error = %other, "an inference failed");
                 Error::InferenceFailed
+            }
+        }
+    }
+}
+
+impl From<dictionary::Error> for Error {
+    fn from(error: dictionary::Error) -> Self {
+        match error {
+            dictionary::Error::Syntax(text) => Error::BadRequest(text),
+            dictionary::Error::Input(text) => Error::Input(text),
+        }
+    }
+}
+
+impl From<script::Error> for Error {
+    fn from(error: script::Error) -> Self {
+        match error {
+            script::Error::Refused(text) => Error::Refused(text),
+            script::Error::Input(_) => Error::Input(error.to_string()),
+            other => {
+                tracing::warn!(code = %other.code(), error = %other, "a scoring script failed");
+                Error::Script(other.code())
             }
         }
     }

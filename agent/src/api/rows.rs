@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use muster_proto::manifest::{Dim, Dtype, Tensor, TensorSpec};
 use serde_json::value::RawValue;
 
-use super::elements;
 use super::error::clip;
 use super::table::{Rules, Table};
 use super::walk;
+use crate::engine::json::elements;
 
 /// A model's inputs by name.
 pub type Inputs = BTreeMap<String, Tensor>;

@@ -3,6 +3,7 @@
 
 mod inputs;
 pub(crate) mod npy;
+mod scripted;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -16,16 +17,20 @@ use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use muster_proto::id::{Digest, ModelName, Version};
-use muster_proto::manifest::{InputOp, Tensor};
+use muster_proto::manifest::Tensor;
 use serde::Serialize;
 use serde_json::json;
 
+use super::body::{Held, Received};
 use super::caller::Caller;
 use super::error::Error;
+use super::exchange::Form;
 use super::find::Found;
-use super::{Api, answers, azure, body, compute, provenance};
-use crate::engine::Loaded;
-use crate::engine::transforms::{Answer, apply_outputs};
+use super::{Api, Inputs, answers, azure, body, compute, provenance};
+use crate::engine::executor::Inference;
+use crate::engine::json::dictionary::takes_image;
+use crate::engine::transforms::Answer;
+use crate::engine::{Loaded, script};
 
 type Slot = Result<Path<String>, PathRejection>;
 
@@ -80,37 +85,45 @@ fn name(slot: Slot) -> Result<String, Error> {
 
 /// Answers by what was found, in the form in which `request` asks.
 pub async fn answer(api: &Api, caller: Caller, found: Found, request: Request) -> Result<Response, Error> {
+    if found.1.script.is_some() {
+        return scripted::answer(api, caller, found, request).await;
+    }
     let (head, body) = request.into_parts();
     let kind = inputs::kind_of(&head.headers)?;
     let coding = body::accepted(&head.headers);
     let received = body::receive(&head.headers, body, &api.budget_of(&found)).await?;
+    let (inputs, form, held) = read(received, kind, &found.1).await?;
+    let inference = api.infer(caller, &found, inputs).await?;
+    drop(held);
+    respond(inference, form, coding).await
+}
 
-    let manifest = &found.1.manifest;
-    let is_heavy = received.is_heavy() || manifest.transforms.inputs.values().any(|ops| takes_image(ops));
-    let for_inputs = Arc::clone(&found.1);
-    let (inputs, form, held) = compute(is_heavy, move || {
+/// The inputs in a body, and the form of the answer where it is not the simple one.
+async fn read(
+    received: Received,
+    kind: inputs::Kind,
+    loaded: &Arc<Loaded>,
+) -> Result<(Inputs, Option<Form>, Held), Error> {
+    let is_heavy = received.is_heavy() || loaded.manifest.transforms.inputs.values().any(|ops| takes_image(ops));
+    let loaded = Arc::clone(loaded);
+    compute(is_heavy, move || {
         let plain = received.plain()?;
-        let (inputs, form) = match azure::read(&plain.bytes, for_inputs.model.inputs()) {
+        let (inputs, form) = match azure::read(&plain.bytes, loaded.model.inputs()) {
             Some(read) => read.map(|(inputs, form)| (inputs, Some(form)))?,
-            None => (inputs::read(&plain.bytes, kind, &for_inputs)?, None),
+            None => (inputs::read(&plain.bytes, kind, &loaded)?, None),
         };
         Ok((inputs, form, plain.held))
     })
-    .await?;
-    let inference = api.infer(caller, &found, inputs).await?;
-    drop(held);
+    .await
+}
 
+async fn respond(inference: Inference, form: Option<Form>, coding: Option<body::Coding>) -> Result<Response, Error> {
     let is_heavy = inference.1.values().map(|tensor| tensor.data().len()).sum::<usize>() > LARGE;
     compute(is_heavy, move || match form {
         Some(form) => answers::write(&inference, form.key, form.several, coding),
         None => write(&inference.0, &inference.1, coding),
     })
     .await
-}
-
-/// Whether what a caller sends for an input is an image.
-fn takes_image(ops: &[InputOp]) -> bool {
-    matches!(ops.first(), Some(InputOp::DecodeImage { .. }))
 }
 
 #[derive(Serialize)]
@@ -123,16 +136,10 @@ struct Document<'a> {
 
 fn write(loaded: &Loaded, outputs: &BTreeMap<String, Tensor>, coding: Option<body::Coding>) -> Result<Response, Error> {
     let manifest = &loaded.manifest;
-    let transformed = |(name, tensor): (&'_ String, &Tensor)| {
-        let ops = manifest.transforms.outputs.get(name).map_or(&[][..], Vec::as_slice);
-        apply_outputs(ops, tensor).inspect_err(|error| {
-            tracing::warn!(model = %manifest.model, output = name, %error, "an output transform failed");
-        })
-    };
-    let mut answers = BTreeMap::new();
-    for output in outputs {
-        answers.insert(output.0.as_str(), transformed(output).map_err(|_| Error::InferenceFailed)?);
-    }
+    let answers = script::answers(outputs, &manifest.transforms).map_err(|error| {
+        tracing::warn!(model = %manifest.model, %error, "an output transform failed");
+        Error::InferenceFailed
+    })?;
     let document =
         Document { model: &manifest.model, version: manifest.version, digest: loaded.digest, outputs: answers };
     let bytes = serde_json::to_vec(&document).map_err(|_| Error::Internal)?;

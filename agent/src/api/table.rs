@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_proto::manifest::{Dim, Dtype, Tensor, TensorSpec};
 use serde_json::value::RawValue;
 
-use super::elements;
 use super::error::clip;
 use super::rows::{Inputs, fit, names};
 use super::walk;
+use crate::engine::json::elements;
 
 /// The most columns that are read.
 const MAX_COLUMNS: usize = 1 << 16;

@@ -7,5 +7,6 @@ mod metrics;
 mod protocol;
 mod rows;
 mod scoring;
+mod scripts;
 pub mod support;
 mod veto;

@@ -5,7 +5,6 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
 
 use muster_proto::code::Code;
 use muster_proto::id::SlotName;
@@ -13,9 +12,12 @@ use muster_proto::manifest::Tensor;
 use tokio::sync::oneshot;
 
 use super::loaded::Loaded;
-use super::model;
-use super::sample::{Answer, Sample};
 use super::slots::Slots;
+use super::{model, script};
+
+mod job;
+
+use job::{Job, Work};
 
 /// The stack of a worker. Rust's 2 MiB would do for every model seen; a deep one must not end the process.
 const STACK_BYTES: usize = 8 << 20;
@@ -32,6 +34,9 @@ pub enum Error {
     /// The request does not fit the model, or the model failed on it. A retry cannot help.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// The scoring script refuses the request, or failed on it. A retry cannot help.
+    #[error(transparent)]
+    Script(#[from] script::Error),
     /// The executor is being shut down. A retry helps after the restart.
     #[error("the agent is shutting down")]
     ShuttingDown,
@@ -44,6 +49,7 @@ impl Error {
             Error::NoModel(_) => Code::NoModel,
             Error::Overloaded(_) | Error::ShuttingDown => Code::Overloaded,
             Error::Model(error) => error.code(),
+            Error::Script(error) => error.code(),
         }
     }
 }
@@ -69,13 +75,6 @@ struct Shared {
 struct Queue {
     jobs: VecDeque<Job>,
     closed: bool,
-}
-
-#[derive(Debug)]
-struct Job {
-    loaded: Arc<Loaded>,
-    inputs: BTreeMap<String, Tensor>,
-    reply: oneshot::Sender<Result<BTreeMap<String, Tensor>, model::Error>>,
 }
 
 impl Executor {
@@ -118,11 +117,32 @@ impl Executor {
     /// Runs `loaded`, whether or not it answers in a slot, as a shadow does not.
     pub async fn infer_on(&self, loaded: Arc<Loaded>, inputs: BTreeMap<String, Tensor>) -> Result<Inference, Error> {
         loaded.model.check(&inputs)?;
-        let (reply, answer) = oneshot::channel();
-        self.shared.submit(Job { loaded: Arc::clone(&loaded), inputs, reply })?;
-        // The sender is dropped unanswered only with the queue.
-        let outputs = answer.await.map_err(|_| Error::ShuttingDown)??;
+        let outputs = self.done(Arc::clone(&loaded), |reply| Work::Infer { inputs, reply }).await?;
         Ok((loaded, outputs))
+    }
+
+    /// The inputs that the script of `loaded` makes of `request`. A script whose future is dropped is stopped.
+    pub async fn prepare(&self, loaded: Arc<Loaded>, request: Vec<u8>) -> Result<BTreeMap<String, Tensor>, Error> {
+        self.done(loaded, |reply| Work::Prepare { request, reply }).await
+    }
+
+    /// The answer that the script of `loaded` makes of `outputs`. It is made before anything new is begun.
+    pub async fn finish(&self, loaded: Arc<Loaded>, outputs: BTreeMap<String, Tensor>) -> Result<Vec<u8>, Error> {
+        self.done(loaded, |reply| Work::Finish { outputs, reply }).await
+    }
+
+    async fn done<T, E>(
+        &self,
+        loaded: Arc<Loaded>,
+        work: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Work,
+    ) -> Result<T, Error>
+    where
+        Error: From<E>,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.shared.submit(Job { loaded, work: work(reply) })?;
+        // The sender is dropped unanswered only with the queue.
+        Ok(answer.await.map_err(|_| Error::ShuttingDown)??)
     }
 
     /// How many requests wait, of all slots.
@@ -145,6 +165,14 @@ impl Shared {
 
     fn submit(&self, job: Job) -> Result<(), Error> {
         let mut queue = self.queue();
+        if job.is_last_part() {
+            job.loaded.stats.enqueued();
+            // There are never more of these than threads have just computed.
+            queue.jobs.push_front(job);
+            drop(queue);
+            self.wake.notify_one();
+            return Ok(());
+        }
         if queue.jobs.len() >= self.capacity {
             queue.drop_abandoned();
         }
@@ -172,7 +200,7 @@ impl Shared {
             match queue.jobs.pop_front() {
                 Some(job) => {
                     job.loaded.stats.dequeued();
-                    if !job.reply.is_closed() {
+                    if job.is_wanted() {
                         return Some(job);
                     }
                 }
@@ -187,7 +215,7 @@ impl Queue {
     /// Forgets the requests whose callers have gone.
     fn drop_abandoned(&mut self) {
         self.jobs.retain(|job| {
-            let wanted = !job.reply.is_closed();
+            let wanted = job.is_wanted();
             if !wanted {
                 job.loaded.stats.dequeued();
             }
@@ -198,33 +226,6 @@ impl Queue {
     fn close(&mut self) {
         self.closed = true;
         self.jobs.drain(..).for_each(|job| job.loaded.stats.dequeued());
-    }
-}
-
-impl Job {
-    fn run(self) {
-        let Job { loaded, inputs, reply } = self;
-        let started = Instant::now();
-        let outcome = loaded.model.run(&inputs);
-        let (mut mirrored, mut sampled) = (None, None);
-        match &outcome {
-            Ok(outputs) => {
-                loaded.stats.succeeded(started.elapsed());
-                loaded.stats.sketch.observe(loaded.model.outputs(), outputs);
-                mirrored = loaded.mirror.run().filter(|run| run.wants()).map(|run| (run, outputs.clone()));
-                let sampler = loaded.mirror.sampler().filter(|sampler| sampler.wants());
-                sampled = sampler.map(|sampler| (sampler, outputs.clone()));
-            }
-            Err(_) => loaded.stats.failed(),
-        }
-        // Nobody waits for it any more: that is the caller's choice.
-        let _ = reply.send(outcome);
-        if let Some((sampler, outputs)) = sampled {
-            sampler.keep(Sample { answer: Answer::of(&loaded, outputs), inputs: inputs.clone(), shadow: None });
-        }
-        if let Some((run, outputs)) = mirrored {
-            run.offer(inputs, outputs);
-        }
     }
 }
 

@@ -137,7 +137,8 @@ pub fn inspect(request: &Request) -> Result<Imported, Error> {
     let proto = onnx::read(&entry)?;
     let onnx::Declaration { inputs, outputs, .. } = onnx::declaration(&proto);
     check_shapes(request.input_shapes, &inputs)?;
-    let sample = request.samples.first();
+    // What a script is to make inputs of says nothing yet.
+    let sample = request.samples.iter().find(|sample| !sample.inputs.is_empty());
     check_samples(request.samples, &inputs)?;
 
     let shapes = ladder::shapes(&inputs, &outputs, request.input_shapes, sample.map(|s| &s.inputs), request.batching);
@@ -209,7 +210,7 @@ fn check_shapes(given: &BTreeMap<String, Vec<u64>>, inputs: &[Declared]) -> Resu
 }
 
 fn check_samples(samples: &[GivenSample], inputs: &[Declared]) -> Result<(), Error> {
-    for sample in samples {
+    for sample in samples.iter().filter(|sample| sample.request.is_none() || !sample.inputs.is_empty()) {
         let missing = inputs.iter().find(|input| !sample.inputs.contains_key(&input.name));
         let unknown = sample.inputs.keys().find(|name| !inputs.iter().any(|input| input.name == **name));
         let (name, wanted, got) = match (missing, unknown) {

@@ -13,7 +13,10 @@ use tract_onnx::tract_core::internal::tract_data::half::f16;
 
 use super::model::describe;
 
+pub mod dictionary;
+pub mod elements;
 mod samples;
+pub mod whole;
 
 pub use samples::{GivenSample, parse_samples};
 

@@ -6,17 +6,20 @@ use std::path::{Path, PathBuf};
 
 use muster_proto::code::Code;
 use muster_proto::id::Digest;
-use muster_proto::manifest::{BundleManifest, Sample, SampleSet, TensorSpec};
+use muster_proto::manifest::{BundleManifest, Sample, SampleSet, ScriptedSample, TensorSpec};
 use muster_proto::report;
 use muster_proto::wire::{self, Message};
 
 use super::model::{self, Model};
 use super::probe::{self, Mismatch};
+use super::script::{self, Scored, Script};
 use super::shadow::Mirror;
 use super::stats::SlotStats;
 
 /// The largest golden sample that is kept as an example, in elements of all its tensors.
 const EXAMPLE_ELEMENTS: usize = 4096;
+/// The largest request of a golden sample that is kept as an example, in bytes.
+const EXAMPLE_BYTES: usize = 64 << 10;
 
 /// Why a bundle cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum Error {
     /// The model cannot be loaded.
     #[error(transparent)]
     Model(#[from] model::Error),
+    /// The scoring script cannot be loaded.
+    #[error(transparent)]
+    Script(#[from] script::Error),
     /// The manifest asks for another engine. A retry cannot help.
     #[error("the bundle is for engine {wanted:?}, this is {}", super::NAME)]
     OtherEngine {
@@ -63,6 +69,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Error::Model(error) => error.code(),
+            Error::Script(error) => error.code(),
             Error::OtherEngine { .. } => Code::Incompatible,
             Error::ReadSamples { .. } => Code::StoreFailed,
             Error::Samples(_) | Error::OtherTensors { .. } => Code::ManifestInvalid,
@@ -81,6 +88,8 @@ impl Error {
 pub struct Loaded {
     /// The model.
     pub model: Model,
+    /// The script around it.
+    pub script: Option<Script>,
     /// Its manifest.
     pub manifest: BundleManifest,
     /// The digest of the manifest's bytes.
@@ -89,6 +98,8 @@ pub struct Loaded {
     pub probe: report::Probe,
     /// A small golden sample, to show callers what to send.
     pub example: Option<Sample>,
+    /// The same of what its script takes, as JSON.
+    pub request: Option<String>,
     /// What it did since it was loaded.
     pub stats: SlotStats,
     /// Where a shadow gets its requests.
@@ -105,17 +116,21 @@ impl Loaded {
             return Err(Error::OtherEngine { wanted: manifest.engine.name.clone() });
         }
         let samples = read_samples(folder, manifest)?;
+        let script = manifest.script.as_ref().map(|script| Script::load(folder, script)).transpose()?;
         let model = Model::load(&folder.join(manifest.entry.as_str()), &manifest.engine.load)?;
         same_tensors("inputs", &manifest.inputs, model.inputs())?;
         same_tensors("outputs", &manifest.outputs, model.outputs())?;
-        let outcome = probe::run(&model, &samples, manifest.samples.tolerance);
+        let scored = Scored { model: &model, script: script.as_ref(), transforms: &manifest.transforms };
+        let outcome = probe::run_scored(&scored, &samples, manifest.samples.tolerance);
         if let Some(mismatch) = outcome.mismatch {
             return Err(Error::ProbeMismatch { probe: outcome.probe, mismatch: Box::new(mismatch) });
         }
         let manifest = manifest.clone();
         let (stats, mirror) = Default::default();
-        let example = samples.into_iter().find(is_small);
-        Ok(Self { model, manifest, digest, probe: outcome.probe, example, stats, mirror })
+        let small = |text: &String| text.len() <= EXAMPLE_BYTES;
+        let request = samples.iter().find_map(|scripted| scripted.request.clone().filter(small));
+        let example = samples.into_iter().map(|scripted| scripted.sample).find(is_small);
+        Ok(Self { model, script, manifest, digest, probe: outcome.probe, example, request, stats, mirror })
     }
 }
 
@@ -125,13 +140,14 @@ fn is_small(sample: &Sample) -> bool {
     tensors().map(|tensor| tensor.len()).sum::<usize>() <= EXAMPLE_ELEMENTS
 }
 
-fn read_samples(folder: &Path, manifest: &BundleManifest) -> Result<Vec<Sample>, Error> {
+fn read_samples(folder: &Path, manifest: &BundleManifest) -> Result<Vec<ScriptedSample>, Error> {
     let path = folder.join(manifest.samples.file.as_str());
     let mut bytes = Vec::new();
     // One byte over the limit is enough for the decoder to refuse it.
     let read = File::open(&path).and_then(|file| file.take(SampleSet::MAX_BYTES as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|source| Error::ReadSamples { path, source })?;
-    let SampleSet::V1(samples) = wire::decode(&bytes).map_err(|error| Error::Samples(error.to_string()))?;
+    let samples: SampleSet = wire::decode(&bytes).map_err(|error| Error::Samples(error.to_string()))?;
+    let samples = samples.into_samples();
     match samples.len() {
         0 => Err(Error::Samples("there is none, so nothing would be proven".into())),
         count if count as u64 != u64::from(manifest.samples.count) => {

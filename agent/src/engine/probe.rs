@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use muster_proto::manifest::{Dtype, Sample, Tensor, Tolerance};
+use muster_proto::manifest::{Dtype, Hook, Sample, ScriptedSample, Tensor, Tolerance};
 use muster_proto::report;
 
 use super::Model;
+use super::script::Scored;
+
+mod json;
 
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +56,16 @@ pub enum Difference {
     NoSuchOutput,
     /// The sample records no output at all, so it proves nothing.
     NothingRecorded,
-    /// The model failed on the sample.
+    /// A part of the script's answer is another.
+    Answer {
+        /// Where it stands, as a JSON pointer (RFC 6901).
+        at: String,
+        /// What is recorded.
+        want: String,
+        /// What the script gave.
+        got: String,
+    },
+    /// The model or the script failed on the sample.
     Failed(String),
 }
 
@@ -66,6 +78,7 @@ impl fmt::Display for Mismatch {
         match &self.difference {
             Difference::Value { index, want, got } => write!(f, ", element {index}: wanted {want}, got {got}"),
             Difference::Form { want, got } => write!(f, ": wanted {want}, got {got}"),
+            Difference::Answer { at, want, got } => write!(f, ", {at:?} of the answer: wanted {want}, got {got}"),
             Difference::NoSuchOutput => write!(f, ": the model has no such output"),
             Difference::NothingRecorded => write!(f, ": it records no output"),
             Difference::Failed(reason) => write!(f, ": {reason}"),
@@ -78,25 +91,81 @@ impl fmt::Display for Mismatch {
 /// Floats pass where `|got − want| ≤ absolute + relative × |want|`, and NaN equals NaN. Whole numbers
 /// and booleans pass where `|got − want| ≤ absolute`: a relative part would let a wrong class pass.
 pub fn run(model: &Model, samples: &[Sample], tolerance: Tolerance) -> ProbeOutcome {
-    let mut times = Vec::with_capacity(samples.len());
-    let (mut passed, mut largest, mut first) = (0, 0f64, None);
-    for sample in samples {
-        let started = Instant::now();
-        let outputs = model.run(&sample.inputs);
-        times.push(started.elapsed());
-        let found = match outputs {
-            Ok(outputs) => compare_outputs(&sample.outputs, &outputs, tolerance, &mut largest),
-            Err(error) => Err((String::new(), Difference::Failed(error.to_string()))),
+    judge(model, samples.len(), |index, largest| {
+        let sample = &samples[index];
+        let (outputs, took) = timed(model, &sample.inputs);
+        (sample.name.as_str(), took, outputs.and_then(|got| compare_outputs(&sample.outputs, &got, tolerance, largest)))
+    })
+}
+
+/// [`run`] with the script before and after the model: what it makes of a sample's request, and of the outputs, has to
+/// be what is recorded, by the same tolerance.
+pub fn run_scored(scored: &Scored, samples: &[ScriptedSample], tolerance: Tolerance) -> ProbeOutcome {
+    judge(scored.model, samples.len(), |index, largest| {
+        let ScriptedSample { sample, request, answer } = &samples[index];
+        let inputs = match (scored.script, request) {
+            (Some(script), Some(request)) if script.has(Hook::Preprocess) => {
+                let made = script.preprocess(request.as_bytes(), &scored.wanted(), &scored.patience());
+                made.map_err(failed).and_then(|made| {
+                    compare_outputs(&sample.inputs, &made, tolerance, largest)
+                        .map_err(|(name, difference)| (format!("preprocess: {name}"), difference))?;
+                    Ok(made)
+                })
+            }
+            _ => Ok(sample.inputs.clone()),
         };
+        let (outputs, took) = match inputs {
+            Ok(inputs) => timed(scored.model, &inputs),
+            Err(found) => (Err(found), Duration::ZERO),
+        };
+        let found = outputs.and_then(|got| {
+            compare_outputs(&sample.outputs, &got, tolerance, largest)?;
+            let Some(script) = scored.script.filter(|script| script.has(Hook::Postprocess)) else { return Ok(()) };
+            let made = script.postprocess(&got, scored.transforms, &scored.patience()).map_err(failed)?;
+            let Some(want) = answer else { return Ok(()) };
+            let read = |json: &[u8]| serde_json::from_slice(json).map_err(failed);
+            json::compare(&read(want.as_bytes())?, &read(&made)?, tolerance)
+                .map_err(|difference| ("postprocess".to_owned(), difference))
+        });
+        (sample.name.as_str(), took, found)
+    })
+}
+
+/// What was found on one sample: which output differs, and how.
+type Found = Result<(), (String, Difference)>;
+
+fn failed(error: impl fmt::Display) -> (String, Difference) {
+    (String::new(), Difference::Failed(error.to_string()))
+}
+
+type Outputs = BTreeMap<String, Tensor>;
+
+fn timed(model: &Model, inputs: &Outputs) -> (Result<Outputs, (String, Difference)>, Duration) {
+    let started = Instant::now();
+    let outputs = model.run(inputs).map_err(failed);
+    (outputs, started.elapsed())
+}
+
+/// Sums up what `each` finds on `count` samples; it gets the largest difference so far.
+fn judge<'a>(
+    model: &Model,
+    count: usize,
+    each: impl Fn(usize, &mut f64) -> (&'a str, Duration, Found),
+) -> ProbeOutcome {
+    let mut times = Vec::with_capacity(count);
+    let (mut passed, mut largest, mut first) = (0, 0f64, None);
+    for index in 0..count {
+        let (sample, took, found) = each(index, &mut largest);
+        times.push(took);
         match found {
             Ok(()) => passed += 1,
             Err((output, difference)) => {
-                first.get_or_insert(Mismatch { sample: sample.name.clone(), output, difference });
+                first.get_or_insert(Mismatch { sample: sample.to_owned(), output, difference });
             }
         }
     }
     let probe = report::Probe {
-        samples: samples.len() as u32,
+        samples: count as u32,
         passed,
         max_abs_error: largest.min(f64::from(f32::MAX)) as f32,
         load_us: micros(model.load_time()),

@@ -70,7 +70,8 @@ impl Bundle {
 
     /// The model at `onnx` with `samples`.
     pub(crate) fn new(onnx: &Path, samples: Vec<Sample>, version: u32) -> Self {
-        let given = |s: &Sample| GivenSample { name: s.name.clone(), inputs: s.inputs.clone(), outputs: None };
+        let given =
+            |s: &Sample| GivenSample { name: s.name.clone(), inputs: s.inputs.clone(), ..GivenSample::default() };
         let given: Vec<GivenSample> = samples.iter().map(given).collect();
         let (shapes, batching) = (BTreeMap::new(), Batching::default());
         let request = Request { path: onnx, input_shapes: &shapes, samples: &given, batching };
@@ -105,6 +106,7 @@ impl Bundle {
             },
             measured: Measured::default(),
             requires: Requires::default(),
+            script: None,
         };
         Self { folder, manifest }
     }
@@ -112,5 +114,32 @@ impl Bundle {
     pub(crate) fn load(&self) -> Result<Loaded, loaded::Error> {
         let digest = Digest::of(&self.manifest.to_bytes().expect("consistent"));
         Loaded::load(self.folder.path(), &self.manifest, digest)
+    }
+}
+
+/// WebAssembly modules as text.
+pub(crate) mod wasm {
+    /// Returns what it was given.
+    pub(crate) const ECHO: &str =
+        "(i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32)) (i64.extend_i32_u (local.get 1)))";
+
+    /// A module with `alloc` as the body of that function, and `extra`.
+    pub(crate) fn with_alloc(alloc: &str, extra: &str) -> Vec<u8> {
+        let text = format!(
+            "(module (memory (export \"memory\") 2)
+               (func (export \"alloc\") (param i32) (result i32) {alloc})
+               {extra})"
+        );
+        wat::parse_str(text).expect("is a module")
+    }
+
+    /// Both hooks with `body`.
+    pub(crate) fn hooks(body: &str) -> String {
+        hook("preprocess", body) + &hook("postprocess", body)
+    }
+
+    /// The hook called `name`.
+    pub(crate) fn hook(name: &str, body: &str) -> String {
+        format!("(func (export \"{name}\") (param i32 i32) (result i64) {body})")
     }
 }

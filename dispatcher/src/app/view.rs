@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 pub use muster_proto::enroll::{BrokerAddress, EnrollRequest, Enrollment};
 use muster_proto::id::{DeviceId, Digest, FilePath, Generation, GroupName, ModelName, SlotName, Version, Workspace};
-use muster_proto::manifest::{BundleManifest, OutputsFrom, Requires, Tolerance, Transforms};
+use muster_proto::manifest::{BundleManifest, OutputsFrom, Requires, ScriptLimits, Tolerance, Transforms};
 use muster_proto::report::{AgentInfo, DeviceReport, Failure, Phase, Transfer, Vitals};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -107,11 +107,18 @@ pub struct SampleInput {
     /// Its name, for messages; its place from 1 where there is none.
     #[serde(default)]
     pub name: String,
-    /// The inputs by name.
+    /// The inputs by name; none where there is a request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inputs: BTreeMap<String, TensorInput>,
     /// The outputs where the model was trained, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outputs: BTreeMap<String, TensorInput>,
+    /// What a caller sends to the scoring script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<serde_json::Value>,
+    /// What a caller gets of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<serde_json::Value>,
 }
 
 /// A tensor in JSON.
@@ -167,6 +174,22 @@ pub struct Registration {
     #[serde(default)]
     #[schema(value_type = Object)]
     pub requires: Requires,
+    /// The scoring script; one of the files.
+    #[serde(default)]
+    pub script: Option<RegistrationScript>,
+}
+
+/// A scoring script of a version to be registered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistrationScript {
+    /// The WebAssembly module.
+    #[schema(value_type = String)]
+    pub file: FilePath,
+    /// What one call may cost.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub limits: ScriptLimits,
 }
 
 /// The outcome of a registration.

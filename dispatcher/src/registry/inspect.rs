@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 
 use muster_agent::engine::import::{self, Batching, Imported};
 use muster_agent::engine::json::{GivenSample, parse_samples};
+use muster_agent::engine::script::{self, Scored, Script};
 use muster_agent::engine::{self, Model, probe, synthetic_inputs, transforms};
 use muster_proto::code::Code;
 use muster_proto::id::FilePath;
 use muster_proto::manifest::{
-    Load, Measured, OutputsFrom, Sample, SampleSet, Tensor, TensorSpec, Tolerance, Transforms,
+    self, Load, Measured, OutputsFrom, Sample, ScriptedSample, Tensor, TensorSpec, Tolerance, Transforms,
 };
 use muster_proto::wire;
 
 use super::Error;
-use crate::app::view::SampleFile;
+use crate::app::view::{RegistrationScript, SampleFile};
 
 /// Runs this often to measure: the first run of a model is slower than the others.
 const MEASURED_RUNS: usize = 5;
@@ -36,6 +37,8 @@ pub struct Asked {
     pub transforms: Transforms,
     /// How far outputs may differ.
     pub tolerance: Tolerance,
+    /// The scoring script.
+    pub script: Option<RegistrationScript>,
 }
 
 /// What was found.
@@ -62,6 +65,8 @@ pub struct Found {
     pub max_abs_error: Option<f32>,
     /// What was measured.
     pub measured: Measured,
+    /// The scoring script, with the hooks that it exports.
+    pub script: Option<manifest::Script>,
     /// What a person should read.
     pub warnings: Vec<String>,
 }
@@ -81,18 +86,35 @@ pub fn inspect(asked: &Asked) -> Result<Found, Error> {
     let model = &imported.model;
     transforms::check(&asked.transforms, model.inputs(), model.outputs()).map_err(Error::Request)?;
 
+    let refused =
+        |error: script::Error| Error::Refused { code: error.code(), message: plain(&asked.folder, &error.to_string()) };
+    let open = |asked_script: &RegistrationScript| Script::open(&asked.folder, &asked_script.file, asked_script.limits);
+    let script = asked.script.as_ref().map(open).transpose().map_err(refused)?;
+    let scored = Scored { model, script: script.as_ref(), transforms: &asked.transforms };
+    let given = script::with_inputs(&scored, given).map_err(refused)?;
+
     let mut warnings = Vec::new();
     let golden = golden(asked, model, &given, &mut warnings)?;
-    // Now against what is stored, as a device does it, for the measurement.
-    let outcome = probe::run(model, &repeated(&golden.samples), asked.tolerance);
-    if let Some(mismatch) = outcome.mismatch {
-        let message = format!("{mismatch}: the model does not give the same answer twice, so no device could prove it");
-        return Err(Error::Refused { code: Code::ProbeMismatch, message });
-    }
-    let samples_bytes = wire::encode(&SampleSet::V1(golden.samples.clone())).map_err(|error| Error::Refused {
+    let count = golden.samples.len() as u32;
+    let set = script::record(&scored, &given, golden.samples).map_err(refused)?;
+    let samples_bytes = wire::encode(&set).map_err(|error| Error::Refused {
         code: error.code(),
         message: format!("the samples are too large: {error}"),
     })?;
+    // Now against what is stored, as a device does it, for the measurement.
+    let outcome = probe::run_scored(&scored, &repeated(&set.into_samples()), asked.tolerance);
+    if let Some(mismatch) = outcome.mismatch {
+        let message = match script {
+            Some(_) => mismatch.to_string(),
+            None => format!("{mismatch}: the model does not give the same answer twice, so no device could prove it"),
+        };
+        return Err(Error::Refused { code: Code::ProbeMismatch, message });
+    }
+    let script = asked.script.as_ref().zip(script).map(|(asked, script)| manifest::Script {
+        file: asked.file.clone(),
+        hooks: script.hooks().to_vec(),
+        limits: asked.limits,
+    });
     Ok(Found {
         engine: engine::NAME,
         engine_version: engine::VERSION,
@@ -101,10 +123,11 @@ pub fn inspect(asked: &Asked) -> Result<Found, Error> {
         inputs: model.inputs().to_vec(),
         outputs: model.outputs().to_vec(),
         samples_bytes,
-        samples: golden.samples.len() as u32,
+        samples: count,
         outputs_from: golden.outputs_from,
         max_abs_error: golden.max_abs_error,
         measured: imported.measured(&outcome.probe),
+        script,
         warnings,
     })
 }
@@ -208,7 +231,7 @@ fn warn_of_nonfinite(sample: &str, outputs: &BTreeMap<String, Tensor>, warnings:
 }
 
 /// Enough runs for a median that is worth something.
-fn repeated(samples: &[Sample]) -> Vec<Sample> {
+fn repeated(samples: &[ScriptedSample]) -> Vec<ScriptedSample> {
     let times = MEASURED_RUNS.div_ceil(samples.len().max(1));
     std::iter::repeat_n(samples, times).flatten().cloned().collect()
 }

@@ -42,6 +42,9 @@ pub fn check(registration: &Registration) -> Result<Digest, Error> {
     if registration.description.len() > MAX_DESCRIPTION_BYTES {
         return refuse(format!("the description is over {MAX_DESCRIPTION_BYTES} bytes"));
     }
+    if let Some(script) = registration.script.as_ref().filter(|script| !paths.contains(script.file.as_str())) {
+        return refuse(format!("the script {} is not among the files", script.file));
+    }
     check_labels("tag", &registration.tags).map_err(Error::Request)?;
     check_labels("property", &registration.properties).map_err(Error::Request)?;
     if let Some(samples) = &registration.samples
@@ -97,6 +100,8 @@ fn content(registration: &Registration) -> Digest {
         transforms: muster_proto::manifest::Transforms,
         tolerance: muster_proto::manifest::Tolerance,
         requires: &'a muster_proto::manifest::Requires,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        script: Option<&'a crate::app::view::RegistrationScript>,
     }
     let mut files: Vec<(&str, Digest)> = registration.files.iter().map(|f| (f.path.as_str(), f.digest)).collect();
     files.sort();
@@ -109,6 +114,7 @@ fn content(registration: &Registration) -> Digest {
         transforms: registration.transforms.clone().unwrap_or_default(),
         tolerance: registration.tolerance.unwrap_or_default(),
         requires: &registration.requires,
+        script: registration.script.as_ref(),
     };
     Digest::of(&serde_json::to_vec(&content).expect("a registration is plain data"))
 }
@@ -135,6 +141,7 @@ mod tests {
             transforms: None,
             tolerance: None,
             requires: Default::default(),
+            script: None,
         }
     }
 

@@ -36,6 +36,7 @@ fn manifest() -> BundleManifest {
         },
         measured: Measured::default(),
         requires: Requires::default(),
+        script: None,
     }
 }
 
@@ -101,4 +102,53 @@ fn target_paths_name_model_and_version() {
     for bad in ["", "manifest", "/2/manifest", "digits/0/manifest", "digits/x/manifest", "digits/2/other"] {
         assert_eq!(parse_target_path(bad), None, "{bad}");
     }
+}
+
+fn scripted() -> BundleManifest {
+    let mut m = manifest();
+    m.schema = SCHEMA_WITH_SCRIPT;
+    m.files.push(file("score.wasm", b"\0asm"));
+    let hooks = vec![Hook::Preprocess, Hook::Postprocess];
+    m.script = Some(Script { file: "score.wasm".parse().expect("valid"), hooks, limits: ScriptLimits::default() });
+    m
+}
+
+#[test]
+fn a_script_is_of_a_schema_of_its_own_and_without_one_the_bytes_stay() {
+    let plain = String::from_utf8(manifest().to_bytes().expect("consistent")).expect("utf-8");
+    assert!(!plain.contains("script") && plain.contains("\"schema\":1,"), "{plain}");
+    let bytes = scripted().to_bytes().expect("consistent");
+    assert_eq!(BundleManifest::parse(&bytes), Ok(scripted()));
+    let text = String::from_utf8(bytes).expect("utf-8");
+    let limits = r#""limits":{"fuel":500000000,"memory_bytes":67108864}"#;
+    let golden = format!(r#""script":{{"file":"score.wasm","hooks":["preprocess","postprocess"],{limits}}}"#);
+    assert!(text.contains(&golden), "{text}");
+    let without = text.replace(&format!(",{limits}"), "");
+    assert_eq!(BundleManifest::parse(without.as_bytes()), Ok(scripted()), "limits have defaults");
+}
+
+#[test]
+fn scripts_beyond_their_bounds_are_refused() {
+    type Change = fn(&mut BundleManifest, &mut Script);
+    let table: &[(&str, Change)] = &[
+        ("a file that is not there", |_, s| s.file = "other.wasm".parse().expect("valid")),
+        ("no hooks", |_, s| s.hooks.clear()),
+        ("hooks twice", |_, s| s.hooks = vec![Hook::Preprocess; 2]),
+        ("no fuel", |_, s| s.limits.fuel = 0),
+        ("too much fuel", |_, s| s.limits.fuel = script::MAX_FUEL + 1),
+        ("too little memory", |_, s| s.limits.memory_bytes = 1),
+        ("too much memory", |_, s| s.limits.memory_bytes = u64::MAX),
+        ("the first schema", |m, _| m.schema = SCHEMA),
+        ("a huge module", |m, _| m.files[2] = file("score.wasm", &vec![0; script::MAX_MODULE as usize + 1])),
+    ];
+    for (what, change) in table {
+        let mut broken = scripted();
+        let mut script = broken.script.take().expect("one");
+        change(&mut broken, &mut script);
+        broken.script = Some(script);
+        assert!(matches!(broken.to_bytes(), Err(Error::Inconsistent(_))), "{what}");
+    }
+    let mut plain = manifest();
+    plain.schema = SCHEMA_WITH_SCRIPT;
+    assert!(matches!(plain.to_bytes(), Err(Error::Inconsistent(_))), "the schema of a script without one");
 }

@@ -138,6 +138,7 @@ impl Catalogue {
             },
             measured: Measured { memory_bytes: memory, ..Measured::default() },
             requires: Requires { arch, memory_bytes: 0 },
+            script: None,
         };
         let bytes = manifest.to_bytes().expect("consistent");
         let digest = Digest::of(&bytes);

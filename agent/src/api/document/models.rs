@@ -1,5 +1,6 @@
 //! The routes of one model, with its own tensors.
 
+use muster_proto::manifest::Hook;
 use serde_json::{Map, Value, json};
 
 use super::super::find::Found;
@@ -137,7 +138,13 @@ pub fn score(found: &Found, what: &str) -> Value {
         body["image/png"] = binary();
         body["image/jpeg"] = binary();
     }
-    let answer = simple::answer(found, || predictions(found));
+    if schema::is_scripted(found, Hook::Preprocess) {
+        body = json!({"application/json": media(schema::scripted(found.1.request.as_deref()), None)});
+    }
+    let answer = match schema::is_scripted(found, Hook::Postprocess) {
+        true => schema::scripted(None),
+        false => simple::answer(found, || predictions(found)),
+    };
     let success = from_model("The outputs after their transforms; a bare list for rows.", answer, None);
     post(found, what, "An inference in the simple form: what the input transforms take.", body, success, Errors::House)
 }

@@ -1,9 +1,12 @@
 //! Tensors as JSON Schema.
 
-use muster_proto::manifest::{Dim, Dtype, TensorSpec};
+use muster_proto::manifest::{Dim, Dtype, Hook, TensorSpec};
 use serde_json::{Map, Value, json};
 
+use super::super::find::Found;
 use crate::engine::Model;
+
+use super::super::find::Found;
 
 /// Which language a schema is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +15,20 @@ pub enum Dialect {
     OpenApi3,
     /// Swagger 2.0, which knows no `null`.
     Swagger2,
+}
+
+/// Whether a scoring script decides what `/score` takes, or gives.
+pub fn is_scripted((_, loaded): &Found, hook: Hook) -> bool {
+    loaded.script.as_ref().is_some_and(|script| script.has(hook))
+}
+
+/// What a scoring script takes or gives: any JSON, for all that is known of it.
+pub fn scripted(example: Option<&str>) -> Value {
+    let mut schema = json!({"description": "What the model's scoring script takes or gives."});
+    if let Some(example) = example.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+        schema["example"] = example;
+    }
+    schema
 }
 
 /// Whether a model takes a batch of nothing: all its inputs and outputs begin with the same open size.

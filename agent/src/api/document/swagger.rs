@@ -1,6 +1,6 @@
 //! Swagger 2.0, as Azure ML's first web services describe themselves: `/score` takes rows and gives a list.
 
-use muster_proto::manifest::TensorSpec;
+use muster_proto::manifest::{Hook, TensorSpec};
 use serde_json::{Map, Value, json};
 
 use super::super::find::Found;
@@ -68,6 +68,9 @@ fn object(specs: &[TensorSpec], one: impl Fn(&TensorSpec) -> Value) -> Value {
 }
 
 fn asked(found: &Found) -> Value {
+    if schema::is_scripted(found, Hook::Preprocess) {
+        return schema::scripted(found.1.request.as_deref());
+    }
     let row = match found.1.model.inputs() {
         [spec] => schema::item(spec, DIALECT),
         specs => object(specs, |spec| schema::item(spec, DIALECT)),
@@ -82,6 +85,9 @@ fn asked(found: &Found) -> Value {
 }
 
 fn answered(found: &Found) -> Value {
+    if schema::is_scripted(found, Hook::Postprocess) {
+        return schema::scripted(None);
+    }
     match found.1.model.outputs() {
         [spec] => {
             let mut schema = schema::nested(spec, DIALECT);

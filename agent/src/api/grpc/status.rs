@@ -14,7 +14,7 @@ const CODE: &str = "muster-code";
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let code = match &error {
-            Error::BadRequest(_) | Error::Input(_) | Error::MediaType(_) => Code::InvalidArgument,
+            Error::BadRequest(_) | Error::Input(_) | Error::Refused(_) | Error::MediaType(_) => Code::InvalidArgument,
             Error::Forbidden(_) => Code::PermissionDenied,
             Error::NotFound(_) => Code::NotFound,
             Error::WrongVerb(_) | Error::NotOffered(_) => Code::Unimplemented,
@@ -24,7 +24,7 @@ impl From<Error> for Status {
             Error::Unauthorized(_) => Code::Unauthenticated,
             Error::Share(_) => Code::ResourceExhausted,
             Error::Late => Code::DeadlineExceeded,
-            Error::InferenceFailed | Error::Internal => Code::Internal,
+            Error::InferenceFailed | Error::Script(_) | Error::Internal => Code::Internal,
         };
         let mut status = Status::new(code, error.sentence());
         if let Ok(value) = error.code().name().parse() {

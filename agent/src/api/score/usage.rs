@@ -1,10 +1,10 @@
 //! What `GET /score/{slot}` tells a person who has never asked this model.
 
-use muster_proto::manifest::{Color, Dim, InputOp, TensorSpec};
+use muster_proto::manifest::{Color, Dim, Hook, InputOp, TensorSpec};
 use serde_json::{Value, json};
 
 use super::super::find::Found;
-use super::takes_image;
+use crate::engine::json::dictionary::takes_image;
 
 /// An example with more numbers is not written out.
 const SMALL: u64 = 64;
@@ -25,7 +25,7 @@ pub fn describe((slot, loaded): &Found, host: &str) -> Value {
         json!({"name": spec.name, "dtype": spec.dtype, "shape": spec.shape, "transforms": ops})
     };
     let specs = loaded.model.inputs();
-    json!({
+    let mut described = json!({
         "slot": slot,
         "model": manifest.model,
         "version": manifest.version,
@@ -39,7 +39,19 @@ pub fn describe((slot, loaded): &Found, host: &str) -> Value {
             "a model with one input also takes the bytes of an .npy file, or of a PNG or JPEG where it takes images",
             format!("POST /v2/models/{slot}/infer takes the model's own tensors, without transforms"),
         ],
-    })
+    });
+    if let Some(script) = &loaded.script {
+        described["script"] = json!({
+            "hooks": script.hooks(),
+            "text": "a script of the model's publisher reads requests before, and answers after, what is described here",
+        });
+        if script.has(Hook::Preprocess) {
+            let request = loaded.request.as_deref().unwrap_or("{}");
+            let url = format!("http://{host}/score/{slot}");
+            described["example"] = json!(format!("curl -H 'Content-Type: application/json' -d '{request}' {url}"));
+        }
+    }
+    described
 }
 
 fn send(spec: &TensorSpec, ops: &[InputOp]) -> String {

@@ -9,13 +9,15 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use muster_proto::id::{Digest, SlotName, Version};
 use muster_proto::manifest::{
-    BundleManifest, Engine, Load, Measured, OutputsFrom, Requires, Sample, Samples, Tensor, Tolerance, Transforms,
+    BundleManifest, Engine, Load, Measured, OutputsFrom, Requires, Sample, Samples, ScriptLimits, Tensor, Tolerance,
+    Transforms,
 };
 use muster_proto::report::Probe;
 use serde_json::Value;
 use tower::ServiceExt;
 
 use crate::api::{Api, Exposure, Limits, router};
+use crate::engine::script::Script;
 use crate::engine::stats::SlotStats;
 use crate::engine::{Executor, Loaded, Model, Slots};
 
@@ -50,11 +52,13 @@ pub fn loaded(model: Model, name: &str, version: u64, transforms: Transforms) ->
         },
         measured: Measured::default(),
         requires: Requires::default(),
+        script: None,
     };
     let digest = Digest::of(format!("{name} {version}").as_bytes());
     let probe = Probe { samples: 0, passed: 0, max_abs_error: 0.0, load_us: 0, inference_us: 0 };
-    let (stats, mirror, example) = (SlotStats::default(), Default::default(), None);
-    Arc::new(Loaded { model, manifest, digest, probe, example, stats, mirror })
+    let (stats, mirror) = (SlotStats::default(), Default::default());
+    let (script, example, request) = (None, None, None);
+    Arc::new(Loaded { model, script, manifest, digest, probe, example, request, stats, mirror })
 }
 
 /// A version of digits, planned for one image at a time.
@@ -79,6 +83,14 @@ pub fn with_example(loaded: Arc<Loaded>) -> Arc<Loaded> {
     let outputs = BTreeMap::from([("logits".into(), Tensor::from_f32(vec![1, 10], &logits).expect("fits"))]);
     let mut loaded = Arc::into_inner(loaded).expect("nobody else has it");
     loaded.example = Some(Sample { name: "seven".into(), inputs, outputs });
+    Arc::new(loaded)
+}
+
+/// A model with the scoring script that is the module `wasm`.
+pub fn with_script(loaded: Arc<Loaded>, wasm: &[u8], limits: ScriptLimits) -> Arc<Loaded> {
+    let mut loaded = Arc::into_inner(loaded).expect("nobody else has it");
+    loaded.script = Some(Script::new(wasm, limits).expect("loads"));
+    loaded.request = Some(r#"{"pixels": []}"#.into());
     Arc::new(loaded)
 }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::manifest::{Dtype, Tensor, TensorSpec};
 
-use super::super::elements::MAX_RANK;
 use super::super::error::{Error, clip};
+use crate::engine::json::elements::MAX_RANK;
 
 /// A shape, and what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

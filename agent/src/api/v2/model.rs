@@ -19,14 +19,19 @@ pub fn metadata((slot, loaded): &Found) -> Value {
         let one = |s: &TensorSpec| json!({"name": s.name, "datatype": s.dtype.oip_name(), "shape": sizes(s)});
         specs.iter().map(one).collect()
     };
-    json!({
+    let mut metadata = json!({
         "name": slot,
         "versions": [loaded.manifest.version.to_string()],
         "platform": PLATFORM,
         "inputs": specs(loaded.model.inputs()),
         "outputs": specs(loaded.model.outputs()),
         "parameters": {"muster_model": loaded.manifest.model, "muster_digest": loaded.digest},
-    })
+    });
+    if loaded.script.is_some() {
+        let text = "these tensors are the model's own: its scoring script is called at /score only";
+        metadata["parameters"]["muster_script"] = json!(text);
+    }
+    metadata
 }
 
 /// Triton's model configuration, as far as it has a meaning here. Batches are part of the shapes, which

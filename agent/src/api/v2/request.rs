@@ -11,12 +11,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::super::elements;
 use super::super::error::{Error, clip};
 use super::super::object::Object;
-use super::super::whole::Whole;
 use super::check::{self, Extent};
 use crate::engine::Model;
+use crate::engine::json::elements;
+use crate::engine::json::whole::Whole;
 
 /// How long the JSON at the head of a binary body is.
 pub const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

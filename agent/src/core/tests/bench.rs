@@ -86,6 +86,7 @@ pub fn manifest(name: &str) -> BundleManifest {
         },
         measured: Measured { memory_bytes: 1000, ..Measured::default() },
         requires: Requires::default(),
+        script: None,
     }
 }
 

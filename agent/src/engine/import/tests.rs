@@ -10,7 +10,7 @@ fn try_inspect(path: &Path, shapes: &[(&str, &[u64])], samples: &[GivenSample]) 
 }
 
 fn sample(inputs: BTreeMap<String, Tensor>) -> [GivenSample; 1] {
-    [GivenSample { name: "one".into(), inputs, outputs: None }]
+    [GivenSample { name: "one".into(), inputs, ..GivenSample::default() }]
 }
 
 /// Input shapes, and what is ignored of the declarations.

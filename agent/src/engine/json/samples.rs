@@ -10,14 +10,18 @@ use serde_json::{Map, Value};
 use super::{Error, explicit};
 
 /// A golden sample as it was given.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GivenSample {
     /// Its name, unique in its file.
     pub name: String,
-    /// The model's inputs, after the input transforms.
+    /// The model's inputs, after the input transforms; empty where only the request was given.
     pub inputs: BTreeMap<String, Tensor>,
     /// The outputs from where the model was trained, if they were given.
     pub outputs: Option<BTreeMap<String, Tensor>>,
+    /// What a caller sends to the scoring script, as JSON.
+    pub request: Option<String>,
+    /// What a caller gets of the scoring script, as JSON.
+    pub answer: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -31,8 +35,11 @@ struct File {
 struct Entry {
     #[serde(default)]
     name: String,
+    #[serde(default)]
     inputs: BTreeMap<String, Map<String, Value>>,
     outputs: Option<BTreeMap<String, Map<String, Value>>>,
+    request: Option<Value>,
+    answer: Option<Value>,
 }
 
 /// Reads a file of golden samples. Tensors are explicit, because no model is loaded yet; a sample
@@ -58,7 +65,12 @@ pub fn parse_samples(text: &[u8]) -> Result<Vec<GivenSample>, Error> {
         };
         let inputs = read("input", &entry.inputs)?;
         let outputs = entry.outputs.as_ref().map(|outputs| read("output", outputs)).transpose()?;
-        samples.push(GivenSample { name, inputs, outputs });
+        let text = |json: Option<Value>| json.map(|json| json.to_string());
+        let (request, answer) = (text(entry.request), text(entry.answer));
+        if inputs.is_empty() && request.is_none() {
+            return Err(Error::form(&format!("sample {name:?}"), "there are neither inputs nor a request"));
+        }
+        samples.push(GivenSample { name, inputs, outputs, request, answer });
     }
     Ok(samples)
 }

@@ -5,7 +5,8 @@ use crate::engine::testing::*;
 
 fn with_samples(bundle: &Bundle, change: impl Fn(&mut Vec<Sample>)) {
     let path = bundle.folder.path().join("samples.bin");
-    let SampleSet::V1(mut samples) = wire::decode(&std::fs::read(&path).expect("samples")).expect("decodes");
+    let samples: SampleSet = wire::decode(&std::fs::read(&path).expect("samples")).expect("decodes");
+    let mut samples = samples.into_samples().into_iter().map(|scripted| scripted.sample).collect();
     change(&mut samples);
     std::fs::write(path, wire::encode(&SampleSet::V1(samples)).expect("encodes")).expect("writes");
 }

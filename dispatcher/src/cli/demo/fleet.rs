@@ -143,6 +143,7 @@ impl Fleet {
             transforms: Some(Digits::transforms()?),
             tolerance: None,
             requires: Default::default(),
+            script: None,
         };
         let registered = self.running.app.register_model(registration, &self.by).await?;
         ensure!(registered.version == version, "registered as {} instead of {version}", registered.version);

@@ -9,11 +9,11 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::ProgressBar;
 use muster_proto::id::{Digest, FilePath, Hasher, ModelName};
-use muster_proto::manifest::{MAX_FILES, OutputsFrom, Requires, Tolerance, Transforms};
+use muster_proto::manifest::{MAX_FILES, OutputsFrom, Requires, ScriptLimits, Tolerance, Transforms};
 use serde::de::DeserializeOwned;
 
 use super::{key_value, map};
-use crate::app::{Registered, Registration, RegistrationFile, SampleFile, WatchEvent};
+use crate::app::{Registered, Registration, RegistrationFile, RegistrationScript, SampleFile, WatchEvent};
 use crate::cli::client::{Answer, Client};
 use crate::cli::output::{Output, facts, size};
 use crate::cli::parse::{shape, tolerance};
@@ -62,6 +62,15 @@ pub(crate) struct RegisterArgs {
     /// absolute part, and the relative one is 0.
     #[arg(long, value_name = "ABSOLUTE[,RELATIVE]", value_parser = tolerance)]
     tolerance: Option<Tolerance>,
+    /// A WebAssembly module that reads requests before the model and writes answers after it; see agent/README.md.
+    #[arg(long, value_name = "FILE.wasm")]
+    script: Option<PathBuf>,
+    /// How much one call of the script may compute; about one for each instruction.
+    #[arg(long, value_name = "UNITS", requires = "script", default_value_t = ScriptLimits::default().fuel)]
+    script_fuel: u64,
+    /// How much memory one call of the script may take, in bytes.
+    #[arg(long, value_name = "BYTES", requires = "script", default_value_t = ScriptLimits::default().memory_bytes)]
+    script_memory: u64,
     /// A processor architecture that may run it, e.g. aarch64; any unless given. Repeats.
     #[arg(long, value_name = "ARCH")]
     arch: Vec<String>,
@@ -109,6 +118,9 @@ pub(in crate::cli) fn as_it_is(name: ModelName, path: PathBuf, session: &Session
         transforms: None,
         input_shape: Vec::new(),
         tolerance: None,
+        script: None,
+        script_fuel: ScriptLimits::default().fuel,
+        script_memory: ScriptLimits::default().memory_bytes,
         arch: Vec::new(),
         min_memory: 0,
     };
@@ -127,7 +139,9 @@ fn register(args: &RegisterArgs, session: &Session) -> anyhow::Result<Answer> {
     // Everything that can be wrong here is found before the first byte travels.
     let samples: Option<SampleFile> = args.sample.as_deref().map(read_json).transpose()?;
     let transforms: Option<Transforms> = args.transforms.as_deref().map(read_json).transpose()?;
-    let files = hash_all(find_files(&args.path)?, *out)?;
+    let mut files = find_files(&args.path)?;
+    let script = args.script.as_deref().map(|path| add_script(path, args, &mut files)).transpose()?;
+    let files = hash_all(files, *out)?;
     upload_missing(&files, client, *out)?;
     let registration = Registration {
         name: args.name.clone(),
@@ -141,11 +155,35 @@ fn register(args: &RegisterArgs, session: &Session) -> anyhow::Result<Answer> {
         transforms,
         tolerance: args.tolerance,
         requires: Requires { arch: args.arch.clone(), memory_bytes: args.min_memory },
+        script,
     };
     let spinner = follow_steps(&args.name, client, *out);
     let answer = client.post_and_wait("/v1/models", &registration);
     spinner.finish_and_clear();
     Ok(answer?)
+}
+
+/// The script, which becomes one of the files unless it lies among them.
+fn add_script(
+    path: &Path,
+    args: &RegisterArgs,
+    files: &mut Vec<(PathBuf, FilePath)>,
+) -> anyhow::Result<RegistrationScript> {
+    let same =
+        |source: &Path| fs::canonicalize(source).ok().is_some_and(|there| fs::canonicalize(path).ok() == Some(there));
+    let file = match files.iter().find(|(source, _)| same(source)) {
+        Some((_, file)) => file.clone(),
+        None => {
+            let mut found = find_files(path)?;
+            let [(_, file)] = found.as_slice() else {
+                return Err(Failure::usage(format!("{} is a folder", path.display()), "name the .wasm file").into());
+            };
+            let file = file.clone();
+            files.append(&mut found);
+            file
+        }
+    };
+    Ok(RegistrationScript { file, limits: ScriptLimits { fuel: args.script_fuel, memory_bytes: args.script_memory } })
 }
 
 fn tell(registered: &Registered) -> String {

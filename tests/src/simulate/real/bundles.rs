@@ -82,6 +82,7 @@ pub fn manifest(version: u64, content: &[u8], needs: u64) -> BundleManifest {
         },
         measured: Measured::default(),
         requires: Requires { arch: Vec::new(), memory_bytes: needs },
+        script: None,
     }
 }
 
