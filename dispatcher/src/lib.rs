@@ -7,7 +7,7 @@ pub mod serve;
 
 pub mod cluster;
 pub mod control;
-pub mod domain;
+pub use muster_domain as domain;
 pub mod driver;
 pub mod image;
 pub mod registry;

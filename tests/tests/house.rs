@@ -81,7 +81,7 @@ fn what_is_pure_does_no_io_and_reads_no_clock() {
         "async fn",
         "std::env",
     ];
-    for folder in ["proto/src", "agent/src/core", "dispatcher/src/domain"] {
+    for folder in ["proto/src", "agent/src/core", "dispatcher/domain/src"] {
         let found = users(folder, &impure);
         assert!(found.is_empty(), "{folder} is pure: {found:?}");
     }
@@ -96,7 +96,7 @@ fn rooms_do_not_know_what_they_must_not() {
         ("agent/src/api", &["crate::link", "crate::store", "crate::core::"]),
         ("agent/src/check", &["crate::driver", "crate::link"]),
         ("agent/src/batch", &["crate::driver", "crate::link", "crate::core::", "crate::config"]),
-        ("dispatcher/src/domain", &["crate::http", "crate::link", "crate::storage", "crate::driver"]),
+        ("dispatcher/domain/src", &["muster_agent", "muster_dispatcher"]),
         ("dispatcher/src/http", &["crate::link", "crate::storage", "crate::broker", "crate::signer"]),
         ("dispatcher/src/storage", &["crate::http", "crate::link", "crate::broker"]),
         ("dispatcher/src/broker", &["crate::domain", "crate::storage", "crate::http"]),

@@ -21,7 +21,7 @@ use crate::http::models::TagChange;
 pub(super) enum Command {
     /// Upload a model's files, have them checked on the devices' engine, and sign them as the next version.
     #[command(after_help = register::EXAMPLES)]
-    Register(register::RegisterArgs),
+    Register(Box<register::RegisterArgs>),
     /// List versions.
     #[command(after_help = "\
 Examples:

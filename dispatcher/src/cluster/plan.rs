@@ -13,6 +13,7 @@ mod pod;
 pub mod quantity;
 pub mod replicas;
 mod scale;
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests;
@@ -24,7 +25,7 @@ use super::names::{APPLIED, GENERATION, labels, revision_labels};
 use super::{Error, Kind, Object};
 use crate::domain::service::{Kubernetes, Revision, Route, Service, Target};
 
-pub use config::BUNDLE;
+pub use config::{BUNDLE, bounds};
 pub(super) use config::{FOLDER, SECRETS, plain_files, secret_files};
 pub(super) use pod::{HTTP_PORT, USER, grace_seconds, memory};
 

@@ -19,6 +19,7 @@ use super::bundles::Bundles;
 use super::process;
 use super::socket::{self, Answer, Request};
 use super::{Error, Observed, Wanted};
+use crate::cluster::plan::bounds;
 use crate::domain::service::{Service, State, Target};
 
 /// How often a service is looked at where nothing changes.
@@ -232,7 +233,7 @@ impl Server {
             keys.0 = settings.key_hashes.iter().filter_map(|hash| hash.parse().ok()).collect();
             keys.0.push(Hash::of(&self.operator_key().await?));
         }
-        let bounds = settings.bounds();
+        let bounds = bounds(settings);
         let name = service.name.parse().map_err(|_| Error::Unknown(service.name.clone()))?;
         let named = match &service.target {
             Target::Local(local) => local.port,

@@ -6,8 +6,6 @@ use serde_json::{Map, Value, json};
 use super::super::find::Found;
 use crate::engine::Model;
 
-use super::super::find::Found;
-
 /// Which language a schema is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {

@@ -104,7 +104,10 @@ fn waiting_requests_learn_that_the_executor_is_gone() {
     let loaded = slots.get(&digits_slot()).expect("answers");
     let executor = Executor::idle(slots, 2);
     let (reply, answer) = oneshot::channel();
-    executor.shared.submit(Job { loaded: Arc::clone(&loaded), inputs: image(), reply }).expect("room");
+    executor
+        .shared
+        .submit(Job { loaded: Arc::clone(&loaded), work: Work::Infer { inputs: image(), reply } })
+        .expect("room");
     drop(executor);
     assert!(answer.blocking_recv().is_err());
     assert_eq!(loaded.stats.queued(), 0);

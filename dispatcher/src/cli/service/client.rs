@@ -56,8 +56,8 @@ pub(super) fn run(name: &str, language: Language, session: &Session) -> anyhow::
     // Only what is sent by way of example: that there is none is no reason to fail.
     let example = samples.and_then(|file| {
         let bytes = download(&format!("{at}/files/{}", file.digest), SampleSet::MAX_BYTES).ok()?;
-        let SampleSet::V1(all) = wire::decode(&bytes).ok()?;
-        all.into_iter().find(is_small)
+        let all = wire::decode::<SampleSet>(&bytes).ok()?.into_samples();
+        all.into_iter().map(|scripted| scripted.sample).find(is_small)
     });
     let url = format!("{}/v2/models/{name}/infer", base.trim_end_matches('/'));
     let text = write(language, &url, &manifest.inputs, example.as_ref());

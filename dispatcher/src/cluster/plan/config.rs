@@ -8,7 +8,7 @@ use muster_agent::serve::{self, Document};
 use serde_json::{Value, json};
 
 use super::pod::{ADMIN_PORT, HTTP_PORT};
-use crate::domain::service::{Revision, Service};
+use crate::domain::service::{Revision, Service, Settings};
 
 /// The folder of the configuration in a container.
 pub const FOLDER: &str = "/etc/muster";
@@ -16,6 +16,18 @@ pub const FOLDER: &str = "/etc/muster";
 pub const BUNDLE: &str = "/bundle";
 /// The folder of the secret files: one of its own, because a mount inside a read-only mount cannot be made.
 pub const SECRETS: &str = "/run/secrets/muster";
+
+/// What a scoring server is told of a service's settings.
+pub fn bounds(settings: &Settings) -> muster_agent::api::Settings {
+    muster_agent::api::Settings {
+        concurrency: settings.concurrency as usize,
+        queue: settings.queue as usize,
+        queue_wait_ms: settings.queue_wait_ms,
+        timeout_ms: settings.timeout_ms,
+        body_bytes: usize::try_from(settings.body_bytes).unwrap_or(usize::MAX),
+        per_key: 0,
+    }
+}
 
 /// The text of `serve.toml`. It has no generation in it: a change that a container need not know restarts none.
 pub fn serve_toml(service: &Service, revision: &Revision) -> String {
@@ -32,7 +44,7 @@ pub fn serve_toml(service: &Service, revision: &Revision) -> String {
         models: vec![model],
         keys: Default::default(),
         keys_file: service.settings.auth.then(|| format!("{SECRETS}/keys").into()),
-        settings: service.settings.bounds(),
+        settings: bounds(&service.settings),
     };
     let document = Document {
         listen: (Ipv4Addr::UNSPECIFIED, HTTP_PORT).into(),
