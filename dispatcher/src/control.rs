@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-use crate::app::{self, App, Principal, Role, ServiceView};
+use crate::app::{self, App, Deletion, Principal, Role, ServiceView};
 use crate::cluster::watch::{Change, Patience};
 use crate::cluster::{self, Cluster, Resource};
 use crate::domain::service::Kubernetes;
@@ -48,6 +48,9 @@ enum Error {
     /// The dispatcher refuses.
     #[error(transparent)]
     App(#[from] app::Error),
+    /// The service is not gone yet. A retry helps.
+    #[error("its service is still being deleted")]
+    Leaving,
     /// The resource says what cannot be. A retry cannot help.
     #[error("{0}")]
     Spec(String),
@@ -141,15 +144,23 @@ impl Desk {
                 Ok(Kept::Here) => Ok(()),
                 Err(error) => Err(error),
             };
+            // Before it is looked how it is: what changes while that is written is heard of afterwards.
+            let news = self.app.follow_service(resource::name(&now));
             if let Err(error) = self.tell(&now, outcome.as_ref().copied()).await {
                 tracing::warn!(resource = resource::name(&now), %error, "how it is cannot be written");
             }
             let changed = match outcome {
                 Ok(()) => {
                     failures = 0;
+                    let news = async {
+                        match news {
+                            Some(news) => news.wait(LOOK).await,
+                            None => tokio::time::sleep(LOOK).await,
+                        }
+                    };
                     tokio::select! {
                         changed = object.changed() => changed,
-                        _ = self.app.wait_for_service(resource::name(&now), LOOK) => Ok(()),
+                        () = news => Ok(()),
                     }
                 }
                 Err(error) => {
@@ -175,7 +186,10 @@ impl Desk {
         if resource::is_leaving(object) {
             if resource::has_finalizer(object) {
                 match self.own(&name, &by).await {
-                    Ok(Some(_)) => self.app.delete_service(&name, &by).await?,
+                    Ok(Some(_)) => match self.app.delete_service(&name, false, &by).await? {
+                        Deletion::Done => {}
+                        Deletion::UnderWay => return Err(Error::Leaving),
+                    },
                     // There is none, or it is somebody else's.
                     Ok(None) | Err(Error::Spec(_)) => {}
                     Err(error) => return Err(error),

@@ -271,6 +271,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         started_at: now,
         upload_limit: UPLOAD_LIMIT,
     });
+    app.resume_deletions().await?;
     let first_token = app.ensure_first_key().await?;
     let controlling = config.control.map(|control| tokio::spawn(control::run(app.clone(), control)));
     Ok(Running {

@@ -8,6 +8,7 @@ mod process;
 mod socket;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -53,6 +54,11 @@ pub enum Error {
     /// The target cannot take it as it is. A retry with the same cannot help.
     #[error("{0}")]
     Planned(String),
+    /// It is on a cluster, where only its own clients reach it. A retry with the same cannot help.
+    #[error(
+        "{0} runs on a cluster and is asked at its own address there with one of its keys, not by way of the dispatcher"
+    )]
+    Elsewhere(String),
     /// There is no such service.
     #[error("there is no service {0}")]
     Unknown(String),
@@ -72,6 +78,7 @@ impl Error {
             Error::Disk { .. } | Error::Program(_) => Code::StoreFailed,
             Error::Unreachable(_) => Code::Overloaded,
             Error::Planned(_) => Code::BadRequest,
+            Error::Elsewhere(_) => Code::Conflict,
             Error::Refused { code, .. } => *code,
             Error::Unknown(_) => Code::NotFound,
             Error::Blobs(error) => error.code(),
@@ -79,6 +86,9 @@ impl Error {
         }
     }
 }
+
+/// What is said of a service that is being deleted.
+const LEAVING: &str = "it is being deleted";
 
 /// How a service is, as last seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,11 +105,32 @@ pub struct Observed {
     pub since: u64,
     /// Requests answered, per version of the service, in its order.
     pub answered: Vec<u64>,
+    /// Nothing of it is left.
+    pub gone: bool,
 }
 
 impl Observed {
     fn new(state: State, reason: impl Into<String>, generation: u64) -> Self {
-        Self { state, reason: reason.into(), generation, url: None, since: crate::now(), answered: Vec::new() }
+        Self {
+            state,
+            reason: reason.into(),
+            generation,
+            url: None,
+            since: crate::now(),
+            answered: Vec::new(),
+            gone: false,
+        }
+    }
+}
+
+/// Hears of changes of how a service is, from the moment at which it was asked for: whoever looks after that misses none.
+pub struct News(watch::Receiver<Observed>);
+
+impl News {
+    /// Waits for a change or the service's end, at most `limit`.
+    pub async fn wait(mut self, limit: Duration) {
+        // Both a lapse and a gone sender end the wait.
+        let _ = tokio::time::timeout(limit, self.0.changed()).await;
     }
 }
 
@@ -116,6 +147,12 @@ struct Held {
     wanted: watch::Sender<Wanted>,
     observed: watch::Receiver<Observed>,
     task: JoinHandle<()>,
+}
+
+impl Held {
+    fn is_leaving(&self) -> bool {
+        self.wanted.borrow().gone
+    }
 }
 
 /// All services of this dispatcher. Clones share them.
@@ -148,7 +185,7 @@ impl Services {
         };
         let services = Self(Arc::new(inner));
         for record in services.0.storage.services().await? {
-            services.keep(record.service);
+            services.supervise(record.service, record.leaving);
         }
         Ok(services)
     }
@@ -168,14 +205,19 @@ impl Services {
 
     /// Makes `service` so, from now on and until it is changed or ended.
     pub fn keep(&self, service: Service) {
-        let wanted = Wanted { service: Arc::new(service), gone: false };
+        self.supervise(service, false);
+    }
+
+    fn supervise(&self, service: Service, gone: bool) {
+        let wanted = Wanted { service: Arc::new(service), gone };
         let name = wanted.service.name.clone();
         let mut held = self.held();
         if let Some(held) = held.get(&name) {
             held.wanted.send_replace(wanted);
             return;
         }
-        let start = Observed::new(State::Transitioning, "it is being started", wanted.service.generation);
+        let reason = if gone { LEAVING } else { "it is being started" };
+        let start = Observed::new(State::Transitioning, reason, wanted.service.generation);
         let (tell, observed) = watch::channel(start);
         let (sender, receiver) = watch::channel(wanted);
         let folder = self.0.folder.join(&name);
@@ -186,13 +228,25 @@ impl Services {
         held.insert(name, Held { wanted: sender, observed, task });
     }
 
-    /// Ends the service and waits until nothing of it runs any more.
-    pub async fn end(&self, name: &str) -> Result<(), Error> {
-        let held = self.held().remove(name);
-        if let Some(Held { wanted, task, .. }) = held {
-            wanted.send_modify(|wanted| wanted.gone = true);
-            // An error is that of a task that has ended otherwise: nothing runs then either.
-            let _ = task.await;
+    /// Has `name` ended, from now on.
+    pub fn let_go(&self, name: &str) {
+        if let Some(held) = self.held().get(name) {
+            held.wanted.send_modify(|wanted| wanted.gone = true);
+        }
+    }
+
+    /// Waits until nothing is left of `name`, which was let go. False where that is not so, but nobody works at it now.
+    pub async fn ended(&self, name: &str) -> bool {
+        let Some(mut observed) = self.held().get(name).map(|held| held.observed.clone()) else { return true };
+        observed.wait_for(|observed| observed.gone).await.is_ok()
+    }
+
+    /// Forgets `name`, which was let go, and whatever is left of it elsewhere.
+    pub async fn forget(&self, name: &str) -> Result<(), Error> {
+        if let Entry::Occupied(held) = self.held().entry(name.to_owned())
+            && held.get().is_leaving()
+        {
+            held.remove().task.abort();
         }
         let folder = self.0.folder.join(name);
         match tokio::fs::remove_dir_all(&folder).await {
@@ -206,15 +260,12 @@ impl Services {
         self.held().get(name).map(|held| held.observed.borrow().clone())
     }
 
-    /// Waits until how `name` is changes, at most `limit`; then how it is.
-    pub async fn changed(&self, name: &str, limit: Duration) -> Option<Observed> {
+    /// What hears when how `name` is changes from how it is now.
+    pub fn follow(&self, name: &str) -> Option<News> {
         let mut observed = self.held().get(name)?.observed.clone();
         // The clone knows nothing of what others have seen already.
         observed.mark_unchanged();
-        // Both a lapse and a gone sender end the wait.
-        let _ = tokio::time::timeout(limit, observed.changed()).await;
-        let now = observed.borrow().clone();
-        Some(now)
+        Some(News(observed))
     }
 
     /// The last `lines` lines of the service's log.
@@ -227,7 +278,15 @@ impl Services {
 
     /// Asks the local service `name` as its operator: a path, and a body with its type.
     pub async fn ask(&self, name: &str, request: socket::Request) -> Result<socket::Answer, Error> {
-        let observed = self.observed(name).ok_or_else(|| Error::Unknown(name.to_owned()))?;
+        let (is_local, observed) = {
+            let held = self.held();
+            let held = held.get(name).ok_or_else(|| Error::Unknown(name.to_owned()))?;
+            let is_local = matches!(held.wanted.borrow().service.target, Target::Local(_));
+            (is_local, held.observed.borrow().clone())
+        };
+        if !is_local {
+            return Err(Error::Elsewhere(name.to_owned()));
+        }
         let Some(url) = observed.url else {
             return Err(Error::Unreachable(format!("it is {}: {}", observed.state, observed.reason)));
         };

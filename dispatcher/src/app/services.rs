@@ -11,7 +11,7 @@ use super::view::{
 use super::{App, Error, Result, random_text};
 use crate::cluster::{self, render};
 use crate::domain::service::{Change, Fetch, Hidden, Refused, Revision, Service, State, Target, update};
-use crate::services::{self, Answer, Request, scoring_url};
+use crate::services::{self, Answer, News, Request, scoring_url};
 use crate::storage::{ServiceKey, ServiceRecord};
 
 /// The most services (invariant 10).
@@ -20,6 +20,17 @@ const MAX_SERVICES: usize = 500;
 const PREFIX: &str = "musters_";
 /// How much of a key is kept to tell it from others.
 const SHOWN: usize = 12;
+/// How long one waits for a deletion before one is told that it goes on.
+const DELETION: Duration = Duration::from_secs(20);
+
+/// How far a deletion has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// Nothing is left of the service.
+    Done,
+    /// Its cluster does not answer; it goes on by itself.
+    UnderWay,
+}
 
 impl App {
     /// Makes a service, and its keys.
@@ -64,8 +75,15 @@ impl App {
             }
             app.let_fetch(&mut service, &by).await?;
             let now = crate::now();
-            let record =
-                ServiceRecord { service, before: None, keys: records, owner, created_at: now, updated_at: now };
+            let record = ServiceRecord {
+                service,
+                before: None,
+                keys: records,
+                owner,
+                leaving: false,
+                created_at: now,
+                updated_at: now,
+            };
             if !app.0.storage.insert_service(&record).await? {
                 return Err(taken());
             }
@@ -154,21 +172,68 @@ impl App {
     }
 
     /// Ends a service for good; its address and keys are gone.
-    pub async fn delete_service(&self, name: &str, by: &Principal) -> Result<()> {
+    ///
+    /// What runs on a cluster that is away is deleted once that is back, also after a restart; `forget` leaves it there.
+    pub async fn delete_service(&self, name: &str, forget: bool, by: &Principal) -> Result<Deletion> {
         let (app, name, by) = (self.clone(), name.to_owned(), by.clone());
         self.to_the_end(async move {
-            let _turn = app.0.services.hold().await;
-            app.service_record(&name).await?;
-            // The record goes first: what then runs on is ended at the next start at the latest.
-            app.0.storage.delete_service(&name).await?;
-            app.0.services.end(&name).await?;
-            for key in app.list_keys().await?.iter().filter(|key| key.name == key_name(&name)) {
-                app.delete_key(&key.id, &by).await?;
+            let turn = app.0.services.hold().await;
+            let mut record = app.service_record(&name).await?;
+            if !record.leaving {
+                record.leaving = true;
+                record.updated_at = crate::now();
+                app.0.storage.update_service(&record).await?;
+                app.record(&by, "service.delete", &name, if forget { "forgotten" } else { "" }).await;
             }
-            app.record(&by, "service.delete", &name, "").await;
-            Ok(())
+            app.0.services.let_go(&name);
+            if forget {
+                app.forget_service(&name, &by).await?;
+                return Ok(Deletion::Done);
+            }
+            drop(turn);
+            let finish = tokio::spawn(app.clone().finish_deletion(name, by));
+            match tokio::time::timeout(DELETION, finish).await {
+                Ok(done) => done.unwrap_or_else(|error| Err(Error::internal("a deletion", error))),
+                Err(_) => Ok(Deletion::UnderWay),
+            }
         })
         .await
+    }
+
+    /// Goes on with deletions that an earlier run began.
+    pub async fn resume_deletions(&self) -> Result<()> {
+        for record in self.0.storage.services().await?.into_iter().filter(|record| record.leaving) {
+            let work = self.clone().finish_deletion(record.service.name, Principal::system());
+            tokio::spawn(async move {
+                if let Err(error) = work.await {
+                    tracing::error!(%error, "a service could not be deleted");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn finish_deletion(self, name: String, by: Principal) -> Result<Deletion> {
+        if !self.0.services.ended(&name).await {
+            return Ok(Deletion::UnderWay);
+        }
+        let _turn = self.0.services.hold().await;
+        match self.service_record(&name).await {
+            Ok(record) if record.leaving => self.forget_service(&name, &by).await?,
+            // Somebody else was as quick, and there may be a new one of that name.
+            _ => {}
+        }
+        Ok(Deletion::Done)
+    }
+
+    /// The record goes last: until then the deletion is taken up again.
+    async fn forget_service(&self, name: &str, by: &Principal) -> Result<()> {
+        self.0.services.forget(name).await?;
+        for key in self.list_keys().await?.iter().filter(|key| key.name == key_name(name)) {
+            self.delete_key(&key.id, by).await?;
+        }
+        self.0.storage.delete_service(name).await?;
+        Ok(())
     }
 
     /// What is known of a service's keys.
@@ -240,9 +305,17 @@ impl App {
 
     /// Waits until how a service is changes, at most `limit`; then how it is.
     pub async fn wait_for_service(&self, name: &str, limit: Duration) -> Result<ServiceView> {
+        let news = self.follow_service(name);
         let record = self.service_record(name).await?;
-        self.0.services.changed(name, limit).await;
+        if let Some(news) = news {
+            news.wait(limit).await;
+        }
         Ok(self.service_view(&record))
+    }
+
+    /// What hears when how a service is changes; none where there is no such service.
+    pub fn follow_service(&self, name: &str) -> Option<News> {
+        self.0.services.follow(name)
     }
 
     /// Asks a local service with the operator's own key.
@@ -289,6 +362,9 @@ impl App {
                 "{owner} declares service {}: change that instead",
                 record.service.name
             )));
+        }
+        if record.leaving {
+            return Err(Error::conflict(format!("service {} is being deleted", record.service.name)));
         }
         services::Services::check(&record.service)?;
         self.let_fetch(&mut record.service, by).await?;
@@ -385,6 +461,7 @@ impl From<services::Error> for Error {
         match error {
             E::Unknown(what) => Error::NotFound(what),
             E::Planned(message) => Error::BadRequest(message),
+            E::Elsewhere(_) => Error::conflict(error.to_string()),
             E::Refused { code, message } => Error::Refused { code, message },
             E::Unreachable(_) => Error::Refused { code: error.code(), message: error.to_string() },
             E::Blobs(cause) => cause.into(),

@@ -43,6 +43,12 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
+/// When what was asked for is done.
+pub(super) enum Done {
+    Now,
+    Later,
+}
+
 /// A JSON answer, as it came.
 pub(super) struct Answer(String);
 
@@ -133,8 +139,11 @@ impl Client {
         self.send_json(Method::PATCH, path, body, None)
     }
 
-    pub(super) fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.json(Method::DELETE, path, SendBody::none(), None).map(drop)
+    pub(super) fn delete(&self, path: &str) -> Result<Done, Failure> {
+        let mut response = self.send(self.request(Method::DELETE, path), SendBody::none(), None)?;
+        let done = if response.status() == StatusCode::ACCEPTED { Done::Later } else { Done::Now };
+        read_answer(&mut response)?;
+        Ok(done)
     }
 
     /// Whether there is such a thing.

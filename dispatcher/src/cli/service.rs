@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use muster_proto::code::Code;
 
-use super::client::segment;
+use super::client::{Done, segment};
 use super::{Failure, Session};
 use crate::app::{MadeServiceKey, RenderedFile, ServiceForm, ServiceKeyView, ServiceState, ServiceView};
 use crate::http::List;
@@ -57,6 +57,9 @@ pub(super) enum Command {
     Delete {
         /// The service.
         name: String,
+        /// Do not wait for a cluster that is away for good: what is there stays.
+        #[arg(long)]
+        forget: bool,
     },
     /// One inference, without a key of the service.
     #[command(after_help = "Example:\n  muster service score digits --data image.json")]
@@ -156,9 +159,15 @@ pub(super) fn run(command: Command, session: &Session) -> anyhow::Result<()> {
         Command::Scale { name, replicas } => update::scale(&name, replicas, session),
         Command::Promote { name } => turn(&name, "promote", session),
         Command::Rollback { name } => turn(&name, "rollback", session),
-        Command::Delete { name } => {
-            client.delete(&path(&name))?;
-            out.note(&format!("Service {name} is deleted."));
+        Command::Delete { name, forget } => {
+            let at = if forget { format!("{}?forget=true", path(&name)) } else { path(&name) };
+            match client.delete(&at)? {
+                Done::Now => out.note(&format!("Service {name} is deleted.")),
+                Done::Later => out.warn(&format!(
+                    "Service {name} is deleted once its cluster answers; `muster service show {name}` says what is in the way, \
+                     and `muster service delete {name} --forget` does not wait."
+                )),
+            }
             Ok(())
         }
         Command::Score { name, data } => score(&name, &data, session),

@@ -16,8 +16,8 @@ use super::auth::{Operator, Viewer};
 use super::extract::{At, Json, Params};
 use super::problem::{Problem, Result};
 use crate::app::{
-    App, CreatedService, MadeServiceKey, RenderedFile, ServiceDocument, ServiceForm, ServiceKeyView, ServiceUpdate,
-    ServiceView, WhichKey,
+    App, CreatedService, Deletion, MadeServiceKey, RenderedFile, ServiceDocument, ServiceForm, ServiceKeyView,
+    ServiceUpdate, ServiceView, WhichKey,
 };
 use crate::services::Request;
 
@@ -107,12 +107,17 @@ async fn change(
 
 /// Delete a service
 #[utoipa::path(delete, path = "/v1/services/{service}", operation_id = "deleteService", tag = "services",
-    params(("service" = String, Path, description = "The service.", example = "digits")),
-    responses((status = 204, description = "It answers no more.")),
+    params(("service" = String, Path, description = "The service.", example = "digits"),
+        ("forget" = Option<bool>, Query, description = "Do not wait for its cluster: what is there stays.")),
+    responses((status = 204, description = "It answers no more."),
+        (status = 202, description = "It is deleted once its cluster answers, also after a restart.")),
     security(("bearer" = ["operator"])))]
-async fn delete(by: Operator, State(app): State<App>, At(name): At<String>) -> Result<StatusCode> {
-    app.delete_service(&name, &by.0).await?;
-    Ok(StatusCode::NO_CONTENT)
+async fn delete(by: Operator, State(app): State<App>, At(name): At<String>, query: Params) -> Result<StatusCode> {
+    let forget = query.only(&["forget"])?.one("forget")?.unwrap_or(false);
+    Ok(match app.delete_service(&name, forget, &by.0).await? {
+        Deletion::Done => StatusCode::NO_CONTENT,
+        Deletion::UnderWay => StatusCode::ACCEPTED,
+    })
 }
 
 /// Promote the canary

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::{Error, Observed, Wanted};
+use super::{Error, LEAVING, Observed, Wanted};
 use crate::cluster::watch::{Keeper, Patience, Report};
 use crate::cluster::{self, Cluster, Kind};
 use crate::domain::service::{Kubernetes, Route, Service, State, Target};
@@ -42,11 +42,23 @@ impl Clusters {
         loop {
             let now = wanted.borrow_and_update().clone();
             let done = match now.gone {
-                true => self.end(&now.service).await,
+                true => {
+                    tell.send_if_modified(|last| {
+                        let is_news = !last.reason.starts_with(LEAVING);
+                        if is_news {
+                            *last = Observed::new(State::Transitioning, LEAVING, now.service.generation);
+                        }
+                        is_news
+                    });
+                    self.end(&now.service).await
+                }
                 false => self.keep(&now.service, &tell).await,
             };
             match done {
-                Ok(()) if now.gone => return,
+                Ok(()) if now.gone => {
+                    tell.send_modify(|last| last.gone = true);
+                    return;
+                }
                 Ok(()) => {
                     failures = 0;
                     if wanted.changed().await.is_err() {
@@ -55,7 +67,11 @@ impl Clusters {
                 }
                 Err(error) => {
                     failures += 1;
-                    tell.send_replace(trouble(&now.service, &error));
+                    let mut trouble = trouble(&now.service, &error);
+                    if now.gone {
+                        trouble.reason = format!("{LEAVING}, but {}", trouble.reason);
+                    }
+                    tell.send_replace(trouble);
                     tokio::select! {
                         changed = wanted.changed() => if changed.is_err() { return },
                         () = tokio::time::sleep(patience.pause(failures)) => {}

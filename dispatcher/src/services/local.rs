@@ -59,6 +59,7 @@ pub(super) async fn supervise(
         let now = wanted.borrow_and_update().clone();
         if now.gone {
             server.end().await;
+            tell.send_modify(|last| last.gone = true);
             return;
         }
         let observed = match server.turn(&now.service).await {

@@ -18,10 +18,17 @@ pub struct ServiceRecord {
     /// What declares it, where that is not an operator: `ModelService NAMESPACE/NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// It is being deleted, which takes as long as its cluster is away.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leaving: bool,
     /// When it was made.
     pub created_at: u64,
     /// When it was last changed.
     pub updated_at: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What is kept of a key besides its hash.
