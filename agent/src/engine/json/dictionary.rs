@@ -172,7 +172,7 @@ fn value<'a>(raw: &'a RawValue, spec: &TensorSpec, ops: &[InputOp]) -> Result<Gi
                 _ => Err(invalid("wanted {\"dtype\", \"shape\", \"data\"} or {\"b64\"}".into())),
             }
         }
-        _ => nested(raw, dtype).map(Given::Tensor).map_err(invalid),
+        _ => nested(raw, dtype, if ops.is_empty() { &spec.shape } else { &[] }).map(Given::Tensor).map_err(invalid),
     }
 }
 
@@ -191,14 +191,22 @@ fn bytes(text: &str, dtype: &str, shape: Vec<u64>) -> Result<Tensor, String> {
     Tensor::new(dtype, shape, base64(text)?.into_owned()).map_err(|error| error.to_string())
 }
 
-fn nested(raw: &RawValue, dtype: Dtype) -> Result<Tensor, String> {
-    let read = if dtype == Dtype::F16 { halves(raw)? } else { elements::read(raw, dtype, u64::MAX)? };
+/// A tensor that is to have `shape`, whose sizes an array without elements does not tell.
+fn nested(raw: &RawValue, dtype: Dtype, shape: &[Dim]) -> Result<Tensor, String> {
+    let mut read = if dtype == Dtype::F16 { halves(raw)? } else { elements::read(raw, dtype, u64::MAX)? };
+    if read.data.is_empty() {
+        let size = |dim: &Dim| if let Dim::Fixed(size) = dim { *size } else { 0 };
+        read.shape.extend(shape.iter().skip(read.shape.len()).map(size));
+    }
     Tensor::new(dtype, read.shape, read.data).map_err(|error| error.to_string())
 }
 
 fn explicit(raw: &RawValue, dtype: Dtype, shape: Vec<u64>) -> Result<Tensor, String> {
     if shape.len() > MAX_RANK {
         return Err(format!("{} dimensions, at most {MAX_RANK} are read", shape.len()));
+    }
+    if !shape.is_empty() && !raw.get().starts_with('[') {
+        return Err("`data` is no array".into());
     }
     let wanted = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let wanted = wanted.ok_or_else(|| format!("shape {shape:?} is too large"))?;

@@ -139,7 +139,7 @@ fn sample_files_are_read_with_or_without_outputs() {
         (json!({"samples": []}), "there is none"),
         (json!({"samples": [{"inputs": {"x": [1, 2]}}]}), "not JSON"),
         (json!({"samples": [{"inputs": {"x": {"shape": [1], "data": [3]}}}]}), "sample \"1\", input \"x\": dtype"),
-        (json!({"samples": [{"name": "a", "inputs": {}}, {"name": "a", "inputs": {}}]}), "stands twice"),
+        (json!({"samples": [{"name": "a", "request": {}}, {"name": "a", "request": {}}]}), "stands twice"),
         (json!({"samples": [{"inputs": {}, "output": {}}]}), "unknown field"),
         (json!([]), "not JSON"),
     ];

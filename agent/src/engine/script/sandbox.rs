@@ -8,11 +8,12 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use muster_proto::manifest::{Hook, ScriptLimits};
-use wasmi::errors::{ErrorKind, MemoryError};
+use wasmi::errors::{ErrorKind, MemoryError, TableError};
 use wasmi::{
-    CompilationMode, Config, EnforcedLimits, Engine, ExternType, Instance, Memory, Module, Store, StoreLimits,
-    StoreLimitsBuilder, TrapCode, TypedFunc, TypedResumableCall, ValType, WasmParams, WasmResults,
+    CompilationMode, Config, EnforcedLimits, Engine, ExternType, Instance, Memory, Module, ResourceLimiter, Store,
+    StoreLimits, StoreLimitsBuilder, TrapCode, TypedFunc, TypedResumableCall, ValType, WasmParams, WasmResults,
 };
+use wasmi_core::LimiterError;
 
 use super::Error;
 
@@ -140,9 +141,49 @@ fn exports(module: &Module) -> Result<Vec<Hook>, Error> {
     Ok(hooks)
 }
 
+/// The bounds of an instance. A growth for which there is no fuel in the store yet is no failure: it is tried again after
+/// refuelling.
+struct Bounds(StoreLimits);
+
+impl ResourceLimiter for Bounds {
+    fn memory_growing(&mut self, now: usize, wanted: usize, most: Option<usize>) -> Result<bool, LimiterError> {
+        self.0.memory_growing(now, wanted, most)
+    }
+
+    fn memory_grow_failed(&mut self, error: &MemoryError) -> Result<(), LimiterError> {
+        match error {
+            MemoryError::OutOfFuel { .. } => Ok(()),
+            other => self.0.memory_grow_failed(other),
+        }
+    }
+
+    fn table_growing(&mut self, now: usize, wanted: usize, most: Option<usize>) -> Result<bool, LimiterError> {
+        self.0.table_growing(now, wanted, most)
+    }
+
+    fn table_grow_failed(&mut self, error: &TableError) -> Result<(), LimiterError> {
+        match error {
+            TableError::OutOfFuel { .. } => Ok(()),
+            other => self.0.table_grow_failed(other),
+        }
+    }
+
+    fn instances(&self) -> usize {
+        self.0.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.0.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.0.memories()
+    }
+}
+
 /// One call of a hook, with what is left of its fuel.
 struct Call<'a> {
-    store: Store<StoreLimits>,
+    store: Store<Bounds>,
     instance: Instance,
     hook: Hook,
     limits: ScriptLimits,
@@ -163,7 +204,7 @@ impl<'a> Call<'a> {
             // Else a script goes on with less, and its own allocator ends it with a trap that tells nothing.
             .trap_on_grow_failure(true)
             .build();
-        let mut store = Store::new(sandbox.module.engine(), bounds);
+        let mut store = Store::new(sandbox.module.engine(), Bounds(bounds));
         store.limiter(|bounds| bounds);
         let first = SLICE.min(limits.fuel);
         let fueled = store.set_fuel(first);

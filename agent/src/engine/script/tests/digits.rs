@@ -87,7 +87,7 @@ fn a_script_that_answers_otherwise_fails_the_probe() {
     let error = bundle.load().expect_err("differs");
     assert_eq!((error.code(), error.probe().map(|probe| probe.passed)), (Code::ProbeMismatch, Some(3)));
 
-    let wrong = |sample: &mut Value| sample["answer"] = json!({"digit": 8, "confidence": 1.0});
+    let wrong = |sample: &mut Value| sample["answer"] = json!({"digit": 8, "confidence": 0.997});
     let error = super::digits::bundle(&wasm(), given(wrong)).expect("registers").load().expect_err("another digit");
     let text = error.to_string();
     assert!(text.contains("\"postprocess\", \"/digit\" of the answer: wanted 8, got 7"), "{text}");
