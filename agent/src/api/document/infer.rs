@@ -35,7 +35,7 @@ pub fn request(found: &Found) -> Value {
         "properties": {
             "binary_data_output": or_null(json!({"type": "boolean", "description": "Whether the outputs come as bytes."})),
             "timeout": or_null(json!({
-                "type": "integer", "minimum": 0, "maximum": i64::MAX, "description": "How long the caller waits, in microseconds; 0 for as long as it takes.",
+                "type": "integer", "minimum": 0, "maximum": u64::MAX, "description": "How long the caller waits, in microseconds; 0 for as long as it takes.",
             })),
         },
     }));

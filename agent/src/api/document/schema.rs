@@ -170,7 +170,8 @@ pub fn element(dtype: Dtype, dialect: Dialect) -> Value {
         Dtype::I64 => whole(i64::MIN.into(), i64::MAX.into()),
         // As a validator's f64 has it.
         Dtype::F16 => float("float", 65504.0),
-        Dtype::F32 => float("float", f64::from(f32::MAX)),
+        // As it is written: the shortest text that is read back as f32's largest, which is a little more.
+        Dtype::F32 => float("float", 3.4028235e38),
         Dtype::F64 => float("double", f64::MAX),
     }
 }

@@ -124,7 +124,17 @@ fn explicit(found: &Found, spec: &TensorSpec) -> Vec<Value> {
         object["properties"]["b64"] = json!({"type": "null"});
         closed(object)
     };
-    shapes.iter().flat_map(|shape| dtypes.iter().map(move |dtype| one(shape, *dtype))).collect()
+    let bytes = |shape: &Vec<Dim>, dtype: Dtype| {
+        let as_given = TensorSpec { name: spec.name.clone(), dtype, shape: shape.clone() };
+        let text =
+            json!({"type": "string", "contentEncoding": "base64", "description": "Little-endian bytes in base64."});
+        let named = json!({"enum": [dtype.name(), dtype.oip_name()]});
+        let mut object = record([("dtype", named), ("shape", schema::shape(&as_given, least)), ("b64", text)]);
+        object["properties"]["data"] = json!({"type": "null"});
+        closed(object)
+    };
+    let each = |shape| dtypes.iter().flat_map(move |dtype| [one(shape, *dtype), bytes(shape, *dtype)]);
+    shapes.iter().flat_map(each).collect()
 }
 
 /// The answer.

@@ -76,7 +76,6 @@ async fn kserve_is_content_over_grpc() {
 
 /// digits as `muster-agent serve` has it, with an example.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it finds bounds of f32, empty arrays and shared memory still: run it by --ignored to see them"]
 async fn schemathesis_finds_nothing_in_a_service() {
     let revision = Revision { loaded: with_example(digits_model(2)), traffic: 100 };
     let settings = Settings { queue: 64, ..Settings::default() };
@@ -89,7 +88,6 @@ async fn schemathesis_finds_nothing_in_a_service() {
 
 /// Sizes that are open in several places, several inputs and outputs, and inputs without transforms.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "it finds bounds of f32, empty arrays and shared memory still: run it by --ignored to see them"]
 async fn schemathesis_finds_nothing_on_a_device() {
     run(OTHERS, "openapi.py", vec![("two", fixture_model("two_in_two_out"))]).await;
 }
