@@ -109,5 +109,6 @@ fn load(args: &Args) -> Result<Loaded> {
         request: None,
         stats: SlotStats::default(),
         mirror: Default::default(),
+        together: Default::default(),
     })
 }

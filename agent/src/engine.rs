@@ -28,6 +28,7 @@ pub mod shadow;
 pub mod sketch;
 pub mod slots;
 pub mod stats;
+pub mod together;
 
 pub use executor::Executor;
 pub use loaded::Loaded;

@@ -138,6 +138,18 @@ fn slots(page: &mut Page, answering: &[Found]) {
         page.sample("muster_inference_seconds_sum", &labels, seconds(totals.latency_us));
         page.sample("muster_inference_seconds_count", &labels, below);
     }
+    page.family("muster_batches_total", "counter", "How often several requests were computed at once.");
+    for (slot, digest, loaded) in &each {
+        page.sample("muster_batches_total", &[("slot", slot), ("digest", digest)], loaded.stats.batches().0);
+    }
+    page.family("muster_batched_requests_total", "counter", "Requests that were computed with others.");
+    for (slot, digest, loaded) in &each {
+        page.sample("muster_batched_requests_total", &[("slot", slot), ("digest", digest)], loaded.stats.batches().1);
+    }
+    if let Some(sampler) = each.iter().find_map(|(_, _, loaded)| loaded.mirror.sampler()) {
+        let help = "Samples of requests that could not be kept fast enough.";
+        page.single("muster_samples_dropped_total", "counter", help, sampler.dropped());
+    }
     page.family(
         "muster_shadow_requests_total",
         "counter",

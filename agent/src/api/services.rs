@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::gate::{Bounds, Gate};
 use super::keys::Keys;
 use crate::engine::Loaded;
+use crate::engine::together::{MAX_DELAY, MAX_SIZE, Wish};
 
 /// A step through 0..100 that meets each number once, far from the last one: shares are exact over each hundred requests
 /// and mixed within it.
@@ -33,23 +34,61 @@ pub struct Settings {
     pub body_bytes: usize,
     /// How many requests with one key run and wait; 0 for no limit of its own.
     pub per_key: usize,
+    /// How many items of several requests are computed at once, where that is faster; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_batch_size: usize,
+    /// How long the first request of a batch waits for others, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_queue_delay_us: usize,
+}
+
+fn is_zero(value: &usize) -> bool {
+    *value == 0
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { concurrency: 0, queue: 10, queue_wait_ms: 500, timeout_ms: 60_000, body_bytes: 100 << 20, per_key: 0 }
+        Self {
+            concurrency: 0,
+            queue: 10,
+            queue_wait_ms: 500,
+            timeout_ms: 60_000,
+            body_bytes: 100 << 20,
+            per_key: 0,
+            max_batch_size: 0,
+            max_queue_delay_us: 0,
+        }
     }
 }
 
 impl Settings {
-    /// The gate's part, where `threads` run inferences.
+    /// The gate's part, where `threads` run inferences. What is computed together counts as one.
     pub fn bounds(&self, threads: usize) -> Bounds {
+        let concurrency = if self.concurrency == 0 { threads.max(1) } else { self.concurrency };
         Bounds {
-            concurrency: if self.concurrency == 0 { threads.max(1) } else { self.concurrency },
+            concurrency: concurrency.saturating_mul(self.max_batch_size.max(1)),
             queue: self.queue,
             wait: Duration::from_millis(self.queue_wait_ms),
             per_key: (self.per_key > 0).then_some(self.per_key),
         }
+    }
+
+    /// How requests are to be computed together, if they are.
+    pub fn together(&self) -> Option<Wish> {
+        let delay = Duration::from_micros(self.max_queue_delay_us as u64);
+        (self.max_batch_size > 1).then_some(Wish { size: self.max_batch_size, delay })
+    }
+
+    /// What no service can have.
+    pub fn fault(&self) -> Option<String> {
+        if self.max_batch_size > MAX_SIZE {
+            return Some(format!("max_batch_size is {}, at most {MAX_SIZE}", self.max_batch_size));
+        }
+        if self.max_queue_delay_us as u128 > MAX_DELAY.as_micros() {
+            let most = MAX_DELAY.as_micros();
+            return Some(format!("max_queue_delay_us is {}, at most {most}", self.max_queue_delay_us));
+        }
+        None
     }
 
     /// How long a request may take in all.

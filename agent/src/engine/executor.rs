@@ -5,6 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use muster_proto::code::Code;
 use muster_proto::id::SlotName;
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::loaded::Loaded;
 use super::slots::Slots;
+use super::together::Together;
 use super::{model, script};
 
 mod job;
@@ -74,6 +76,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// Versions of which somebody collects a batch: new requests of theirs are left to that one.
+    gathering: Vec<Arc<Loaded>>,
     closed: bool,
 }
 
@@ -140,7 +144,7 @@ impl Executor {
         Error: From<E>,
     {
         let (reply, answer) = oneshot::channel();
-        self.shared.submit(Job { loaded, work: work(reply) })?;
+        self.shared.submit(Job { loaded, work: work(reply), since: Instant::now() })?;
         // The sender is dropped unanswered only with the queue.
         Ok(answer.await.map_err(|_| Error::ShuttingDown)??)
     }
@@ -182,26 +186,64 @@ impl Shared {
         }
         job.loaded.stats.enqueued();
         queue.jobs.push_back(job);
+        let is_gathered = !queue.gathering.is_empty();
         drop(queue);
-        self.wake.notify_one();
+        // Who collects is not told from who idles.
+        if is_gathered {
+            self.wake.notify_all()
+        } else {
+            self.wake.notify_one()
+        }
         Ok(())
     }
 
     fn work(&self) {
-        while let Some(job) = self.next() {
-            job.run();
+        while let Some((job, together)) = self.next() {
+            match together {
+                Some(together) => Job::run_together(self.gather(job, &together), &together),
+                None => job.run(),
+            }
         }
     }
 
-    /// The next job that somebody still waits for; none when the executor is gone.
-    fn next(&self) -> Option<Job> {
+    /// `first`, and the requests that can be computed with it: those that wait already, and those that come while it has
+    /// patience and there is nothing else to do.
+    fn gather(&self, first: Job, together: &Together) -> Vec<Job> {
+        let until = first.since + together.patience();
+        let version = Arc::clone(&first.loaded);
+        let mut batch = Batch::new(first, together);
         let mut queue = self.queue();
         loop {
-            match queue.jobs.pop_front() {
+            queue.join(&mut batch);
+            let left = until.saturating_duration_since(Instant::now());
+            if batch.room == 0 || left.is_zero() || queue.closed || !queue.jobs.is_empty() {
+                break;
+            }
+            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if let Some(place) = queue.gathering.iter().position(|gathered| Arc::ptr_eq(gathered, &version)) {
+            queue.gathering.swap_remove(place);
+        }
+        if !queue.jobs.is_empty() {
+            self.wake.notify_one();
+        }
+        batch.jobs
+    }
+
+    /// The next job that somebody still waits for, and how it is computed with others, for which new ones of its version are
+    /// then left to the caller; none when the executor is gone.
+    fn next(&self) -> Option<(Job, Option<Arc<Together>>)> {
+        let mut queue = self.queue();
+        loop {
+            match queue.pop() {
                 Some(job) => {
                     job.loaded.stats.dequeued();
                     if job.is_wanted() {
-                        return Some(job);
+                        let together = job.together();
+                        if together.is_some() {
+                            queue.gathering.push(Arc::clone(&job.loaded));
+                        }
+                        return Some((job, together));
                     }
                 }
                 None if queue.closed => return None,
@@ -211,7 +253,52 @@ impl Shared {
     }
 }
 
+/// Requests that are computed together.
+struct Batch<'a> {
+    together: &'a Together,
+    jobs: Vec<Job>,
+    /// How many more items fit.
+    room: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn new(first: Job, together: &'a Together) -> Self {
+        let taken = first.joins(&first, together).unwrap_or(1);
+        Self { together, jobs: vec![first], room: together.wish().size.saturating_sub(taken) }
+    }
+
+    /// How many items `job` would add, if it fits.
+    fn fits(&self, job: &Job) -> Option<usize> {
+        let first = self.jobs.first()?;
+        job.joins(first, self.together).filter(|items| *items <= self.room)
+    }
+}
+
 impl Queue {
+    /// The first job that nobody collects.
+    fn pop(&mut self) -> Option<Job> {
+        let gathered = |job: &Job| self.gathering.iter().any(|version| Arc::ptr_eq(version, &job.loaded));
+        let place = self.jobs.iter().position(|job| !gathered(job))?;
+        self.jobs.remove(place)
+    }
+
+    /// Takes into `batch` whatever fits, in order of arrival.
+    fn join(&mut self, batch: &mut Batch) {
+        let mut place = 0;
+        while let Some(job) = self.jobs.get(place).filter(|_| batch.room > 0) {
+            let Some(items) = batch.fits(job) else {
+                place += 1;
+                continue;
+            };
+            let Some(job) = self.jobs.remove(place) else { break };
+            job.loaded.stats.dequeued();
+            if job.is_wanted() {
+                batch.room -= items;
+                batch.jobs.push(job);
+            }
+        }
+    }
+
     /// Forgets the requests whose callers have gone.
     fn drop_abandoned(&mut self) {
         self.jobs.retain(|job| {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use muster_proto::code::Code;
 use muster_proto::id::Digest;
@@ -15,6 +16,7 @@ use super::probe::{self, Mismatch};
 use super::script::{self, Scored, Script};
 use super::shadow::Mirror;
 use super::stats::SlotStats;
+use super::together::{self, Together, Wish};
 
 /// The largest golden sample that is kept as an example, in elements of all its tensors.
 const EXAMPLE_ELEMENTS: usize = 4096;
@@ -54,6 +56,9 @@ pub enum Error {
         /// `inputs` or `outputs`.
         kind: &'static str,
     },
+    /// Requests cannot be computed together. A retry cannot help.
+    #[error("requests are computed one by one: {0}")]
+    Together(#[from] together::Error),
     /// A golden sample gave another answer than recorded. A retry cannot help.
     #[error("probe failed, {} of {} samples passed: {mismatch}", probe.passed, probe.samples)]
     ProbeMismatch {
@@ -70,7 +75,7 @@ impl Error {
         match self {
             Error::Model(error) => error.code(),
             Error::Script(error) => error.code(),
-            Error::OtherEngine { .. } => Code::Incompatible,
+            Error::OtherEngine { .. } | Error::Together(_) => Code::Incompatible,
             Error::ReadSamples { .. } => Code::StoreFailed,
             Error::Samples(_) | Error::OtherTensors { .. } => Code::ManifestInvalid,
             Error::ProbeMismatch { .. } => Code::ProbeMismatch,
@@ -104,6 +109,8 @@ pub struct Loaded {
     pub stats: SlotStats,
     /// Where a shadow gets its requests.
     pub mirror: Mirror,
+    /// How requests are computed together, and what was asked for last.
+    pub together: RwLock<(Option<Wish>, Option<Arc<Together>>)>,
 }
 
 impl Loaded {
@@ -126,11 +133,44 @@ impl Loaded {
             return Err(Error::ProbeMismatch { probe: outcome.probe, mismatch: Box::new(mismatch) });
         }
         let manifest = manifest.clone();
-        let (stats, mirror) = Default::default();
+        let (stats, mirror, together) = Default::default();
         let small = |text: &String| text.len() <= EXAMPLE_BYTES;
         let request = samples.iter().find_map(|scripted| scripted.request.clone().filter(small));
         let example = samples.into_iter().map(|scripted| scripted.sample).find(is_small);
-        Ok(Self { model, script, manifest, digest, probe: outcome.probe, example, request, stats, mirror })
+        Ok(Self { model, script, manifest, digest, probe: outcome.probe, example, request, stats, mirror, together })
+    }
+
+    /// How requests are computed together, if they are.
+    pub fn together(&self) -> Option<Arc<Together>> {
+        self.together.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// Has requests computed together as `wish` says, or one by one again. The bundle lies in what `folder` gives, verified.
+    /// An error is the reason why they are computed one by one; it is told once for each wish.
+    ///
+    /// This takes as long as loading does: call it where blocking is allowed.
+    pub fn compute_together<E: From<Error>>(
+        &self,
+        wish: Option<Wish>,
+        folder: impl FnOnce() -> Result<PathBuf, E>,
+    ) -> Result<(), E> {
+        if self.together.read().unwrap_or_else(PoisonError::into_inner).0 == wish {
+            return Ok(());
+        }
+        let built = wish.map(|wish| {
+            let folder = folder()?;
+            let samples = read_samples(&folder, &self.manifest)?;
+            let samples: Vec<_> = samples.iter().map(|s| (&s.sample.inputs, &s.sample.outputs)).collect();
+            let built = Together::build(&self.model, &folder, &self.manifest, &samples, wish);
+            built.map_err(|error| E::from(Error::Together(error)))
+        });
+        let (together, told) = match built {
+            None => (None, Ok(())),
+            Some(Ok(together)) => (Some(Arc::new(together)), Ok(())),
+            Some(Err(error)) => (None, Err(error)),
+        };
+        *self.together.write().unwrap_or_else(PoisonError::into_inner) = (wish, together);
+        told
     }
 }
 

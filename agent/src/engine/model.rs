@@ -190,6 +190,14 @@ impl Model {
         self.load_time
     }
 
+    /// The dimension that all inputs and outputs begin with, where it may have any size.
+    pub fn batch_dimension(&self) -> Option<&str> {
+        match self.inputs.first().map(|spec| spec.shape.as_slice()) {
+            Some([Dim::Symbol(name), ..]) if self.all_begin_with(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// Whether items of a batch are run one after another.
     pub(super) fn runs_item_by_item(&self) -> bool {
         matches!(self.batch, Batch::Items(_))
@@ -255,10 +263,7 @@ impl Model {
             let wanted = format!("one of {}", known.into_iter().collect::<Vec<_>>().join(", "));
             return Err(Error::InputInvalid { name: name.clone(), wanted, got: "an unknown name".into() });
         }
-        let batch = match &self.inputs.first().map(|spec| spec.shape.as_slice()) {
-            Some([Dim::Symbol(name), ..]) if self.all_begin_with(name) => Some(name.as_str()),
-            _ => None,
-        };
+        let batch = self.batch_dimension();
         let mut sizes: BTreeMap<&str, u64> = BTreeMap::new();
         for spec in &self.inputs {
             check_one(spec, inputs.get(&spec.name), batch, &mut sizes)?;

@@ -19,6 +19,8 @@ pub struct SlotStats {
     rejected: AtomicU64,
     latency: [AtomicU64; BUCKETS],
     latency_us: AtomicU64,
+    batches: AtomicU64,
+    batched: AtomicU64,
     queued: AtomicU32,
     queue_peak: AtomicU32,
     taken: Mutex<Totals>,
@@ -58,6 +60,25 @@ impl SlotStats {
         self.latency[bucket].fetch_add(1, Ordering::Relaxed);
         self.latency_us.fetch_add(micros, Ordering::Relaxed);
         self.ok.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts `requests` that were computed at once.
+    pub fn batched(&self, requests: usize) {
+        if requests > 1 {
+            self.batches.fetch_add(1, Ordering::Relaxed);
+            self.batched.fetch_add(requests as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// How often requests were computed together, and how many of them.
+    pub fn batches(&self) -> (u64, u64) {
+        (self.batches.load(Ordering::Relaxed), self.batched.load(Ordering::Relaxed))
+    }
+
+    /// How often the model ran to give the inferences that succeeded: batches count once.
+    pub fn executions(&self) -> u64 {
+        let (batches, batched) = self.batches();
+        self.ok.load(Ordering::Relaxed).saturating_sub(batched.saturating_sub(batches))
     }
 
     /// Counts an inference that failed.

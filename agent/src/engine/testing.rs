@@ -49,6 +49,69 @@ pub(crate) fn named<const N: usize>(tensors: [(&str, Tensor); N]) -> BTreeMap<St
     tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect()
 }
 
+/// `y = x · w` with x of shape [N, 64], in the folder of its own: N is open, and items do not touch one another.
+pub(crate) fn wide_model() -> (tempfile::TempDir, PathBuf) {
+    use tract_onnx::pb::{
+        GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+        ValueInfoProto,
+        tensor_shape_proto::{Dimension, dimension::Value as Size},
+        type_proto,
+    };
+    let dim = |value| Dimension { value: Some(value), ..Dimension::default() };
+    let dims = || vec![dim(Size::DimParam("N".into())), dim(Size::DimValue(64))];
+    let value = |name: &str| {
+        let tensor = type_proto::Tensor { elem_type: 1, shape: Some(TensorShapeProto { dim: dims() }) };
+        let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        ValueInfoProto { name: name.into(), r#type: Some(r#type), ..ValueInfoProto::default() }
+    };
+    let weights = (0..64 * 64).map(|index| ((index * 37 % 101) as f32 - 50.0) / 100.0);
+    let weights = TensorProto {
+        dims: vec![64, 64],
+        data_type: 1,
+        name: "w".into(),
+        raw_data: weights.flat_map(f32::to_le_bytes).collect(),
+        ..TensorProto::default()
+    };
+    let node = NodeProto {
+        input: vec!["x".into(), "w".into()],
+        output: vec!["y".into()],
+        op_type: "MatMul".into(),
+        name: "mul".into(),
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        node: vec![node],
+        name: "wide".into(),
+        initializer: vec![weights],
+        input: vec![value("x")],
+        output: vec![value("y")],
+        ..GraphProto::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 13 }];
+    let model = ModelProto { ir_version: 8, opset_import, graph: Some(graph), ..ModelProto::default() };
+    let folder = tempfile::tempdir().expect("temp dir");
+    let path = folder.path().join("wide.onnx");
+    std::fs::write(&path, prost::Message::encode_to_vec(&model)).expect("writes");
+    (folder, path)
+}
+
+/// An item of [`wide_model`], each `seed` another one.
+pub(crate) fn wide_item(seed: u32) -> BTreeMap<String, Tensor> {
+    let values: Vec<f32> = (0..64).map(|index| ((index * 13 + seed * 7) % 29) as f32 / 29.0).collect();
+    named([("x", f32s(&[1, 64], &values))])
+}
+
+/// [`wide_model`] with two golden samples.
+pub(crate) fn wide_bundle() -> Bundle {
+    let (_folder, path) = wide_model();
+    let model = Model::load(&path, &shaped("x", &[1, 64])).expect("loads");
+    let sample = |seed: u32| {
+        let inputs = wide_item(seed);
+        Sample { name: seed.to_string(), outputs: model.run(&inputs).expect("runs"), inputs }
+    };
+    Bundle::new(&path, vec![sample(1), sample(2)], 1)
+}
+
 /// A bundle's files in a folder of its own, and its manifest.
 pub(crate) struct Bundle {
     pub(crate) folder: tempfile::TempDir,

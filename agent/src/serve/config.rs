@@ -236,6 +236,9 @@ impl Service {
                 _ => {}
             }
         }
+        if let Some(fault) = self.settings.fault() {
+            return rule(fault);
+        }
         let shares: u32 = self.models.iter().map(|model| u32::from(self.share(model))).sum();
         if shares != 100 {
             return rule(format!("the models' `traffic` is {shares} together, and has to be 100"));

@@ -105,6 +105,7 @@ impl Desk {
                 Some(loaded) => loaded,
                 None => self.load(document, model).await?,
             };
+            self.put_together(document, asked, model, &loaded).await?;
             revisions.push(Revision { loaded, traffic: asked.share(model) });
         }
         let (name, keys, settings) = (asked.name.clone(), asked.all_keys()?, asked.settings.clone());
@@ -123,6 +124,43 @@ impl Desk {
         }
         self.services.put(Arc::new(service));
         Ok(())
+    }
+
+    /// Has requests of `loaded` computed together as `asked` says. Where that cannot be, one by one is no trouble, but said.
+    async fn put_together(
+        &self,
+        document: &Document,
+        asked: &config::Service,
+        model: &config::Model,
+        loaded: &Arc<Loaded>,
+    ) -> Result<(), Error> {
+        let before = loaded.together().map(|together| together.wish());
+        let (document, model, of, wish) =
+            (document.clone(), model.clone(), Arc::clone(loaded), asked.settings.together());
+        let work = move || of.compute_together(wish, || Ok::<_, Error>(find(&document, &model)?.folder));
+        let done = tokio::task::spawn_blocking(work).await;
+        match done.unwrap_or_else(|error| Err(Error::Lost(error.to_string()))) {
+            Err(Error::Load(error @ loaded::Error::Together(_))) => {
+                tracing::warn!(service = %asked.name, digest = %loaded.digest.short(), %error, "no batches");
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                if let Some(together) = loaded.together().filter(|together| Some(together.wish()) != before) {
+                    let (single, batch) = together.times();
+                    tracing::info!(
+                        service = %asked.name,
+                        digest = %loaded.digest.short(),
+                        size = together.wish().size,
+                        single_us = single.as_micros() as u64,
+                        batch_us = batch.as_micros() as u64,
+                        memory_bytes = together.memory_bytes(),
+                        "requests are computed together"
+                    );
+                }
+                Ok(())
+            }
+        }
     }
 
     /// A version that is open, loaded, and has passed its golden samples.

@@ -62,6 +62,13 @@ pub struct Settings {
     pub concurrency: u32,
     /// Requests that may wait in a container.
     pub queue: u32,
+    /// How many items of several requests are computed at once, where a container finds that faster; 0 for none. As many
+    /// requests as that count as one of `concurrency`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_batch_size: u32,
+    /// How long the first request of a batch waits for others, in microseconds.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_queue_delay_us: u32,
     /// How long one may wait.
     pub queue_wait_ms: u64,
     /// How long one may take.
@@ -84,6 +91,8 @@ impl Default for Settings {
             memory: None,
             concurrency: 1,
             queue: 10,
+            max_batch_size: 0,
+            max_queue_delay_us: 0,
             queue_wait_ms: 500,
             timeout_ms: 60_000,
             body_bytes: 100_000_000,
@@ -92,6 +101,10 @@ impl Default for Settings {
             env: BTreeMap::new(),
         }
     }
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// How many containers answer.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::find::Found;
 use super::rows::least;
-use super::schema::{self, Dialect, closed, or_null, record};
+use super::schema::{self, Dialect, or_null, record};
 
 const DIALECT: Dialect = Dialect::OpenApi3;
 
@@ -14,12 +14,12 @@ pub fn request(found: &Found) -> Value {
     let (specs, least) = (found.1.model.inputs(), least(found));
     let input = |spec: &TensorSpec| {
         let data = json!({"anyOf": [schema::taken(spec, DIALECT, least), schema::flat(spec, least)]});
-        closed(record([
+        record([
             ("name", json!({"const": spec.name})),
             ("datatype", json!({"const": spec.dtype.oip_name()})),
             ("shape", schema::shape(spec, least)),
             ("data", data),
-        ]))
+        ])
     };
     let (count, forms): (usize, Vec<Value>) = (specs.len(), specs.iter().map(input).collect());
     let each = specs.iter().map(|spec| json!({"contains": record([("name", json!({"const": spec.name}))])}));

@@ -83,7 +83,7 @@ pub fn statistics((slot, loaded): &Found) -> ModelStatistics {
         version: loaded.manifest.version.to_string(),
         last_inference: 0,
         inference_count: ok,
-        execution_count: ok,
+        execution_count: loaded.stats.executions(),
         inference_stats: Some(InferStatistics {
             success: timed(ok, latency_us),
             fail: timed(errors.saturating_add(rejected), 0),

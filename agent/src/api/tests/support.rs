@@ -56,9 +56,9 @@ pub fn loaded(model: Model, name: &str, version: u64, transforms: Transforms) ->
     };
     let digest = Digest::of(format!("{name} {version}").as_bytes());
     let probe = Probe { samples: 0, passed: 0, max_abs_error: 0.0, load_us: 0, inference_us: 0 };
-    let (stats, mirror) = (SlotStats::default(), Default::default());
+    let (stats, mirror, together) = (SlotStats::default(), Default::default(), Default::default());
     let (script, example, request) = (None, None, None);
-    Arc::new(Loaded { model, script, manifest, digest, probe, example, request, stats, mirror })
+    Arc::new(Loaded { model, script, manifest, digest, probe, example, request, stats, mirror, together })
 }
 
 /// A version of digits, planned for one image at a time.

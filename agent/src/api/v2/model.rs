@@ -87,7 +87,7 @@ fn of_one((slot, loaded): &Found) -> Value {
         "name": slot,
         "version": loaded.manifest.version.to_string(),
         "inference_count": ok,
-        "execution_count": ok,
+        "execution_count": loaded.stats.executions(),
         "inference_stats": {
             "success": timed(ok, latency_us),
             "fail": timed(errors.saturating_add(rejected), 0),

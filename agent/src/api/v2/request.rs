@@ -219,9 +219,6 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
             let text = "receiving FP16 data via JSON is not supported. Please use the binary data format for input";
             return Err(invalid(format!("{text} '{name}'")));
         }
-        (None, Some(data)) if !shape.is_empty() && !data.get().starts_with('[') => {
-            return Err(invalid(format!("the data of input '{name}' is no array")));
-        }
         (None, Some(data)) => {
             let read = elements::read(data, spec.dtype, elements)
                 .map_err(|text| invalid(format!("input '{name}': {text}")))?;
@@ -229,6 +226,7 @@ fn tensor(input: &Input, spec: &TensorSpec, blobs: &mut &[u8], model: &str) -> R
             if got as u64 != elements {
                 return Err(invalid(format!("input '{name}' has {got} elements, shape {shape:?} needs {elements}")));
             }
+            read.check_nesting(&shape).map_err(|text| invalid(format!("input '{name}': {text}")))?;
             read.data
         }
         (Some(_), Some(_)) => return Err(invalid(format!("input '{name}' has both data and binary_data_size"))),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use muster_proto::manifest::Tensor;
 use tokio::sync::oneshot;
@@ -11,6 +11,7 @@ use crate::engine::loaded::Loaded;
 use crate::engine::model;
 use crate::engine::sample::{Answer, Sample};
 use crate::engine::script::{self, Scored, Script};
+use crate::engine::together::Together;
 
 type Tensors = BTreeMap<String, Tensor>;
 type Reply<T, E> = oneshot::Sender<Result<T, E>>;
@@ -20,6 +21,8 @@ type Reply<T, E> = oneshot::Sender<Result<T, E>>;
 pub(super) struct Job {
     pub(super) loaded: Arc<Loaded>,
     pub(super) work: Work,
+    /// When it was handed in.
+    pub(super) since: Instant,
 }
 
 /// What is to be done, and who waits for it.
@@ -48,8 +51,43 @@ impl Job {
         matches!(self.work, Work::Finish { .. })
     }
 
+    /// How it may be computed with others, if it may.
+    pub(super) fn together(&self) -> Option<Arc<Together>> {
+        let Work::Infer { inputs, .. } = &self.work else { return None };
+        self.loaded.together().filter(|together| together.items(inputs).is_some())
+    }
+
+    /// How many items it adds to the batch that `first` has begun; none where it does not fit there.
+    pub(super) fn joins(&self, first: &Job, together: &Together) -> Option<usize> {
+        match (&self.work, &first.work) {
+            (Work::Infer { inputs, .. }, Work::Infer { inputs: others, .. })
+                if Arc::ptr_eq(&self.loaded, &first.loaded) && Together::are_alike(inputs, others) =>
+            {
+                together.items(inputs)
+            }
+            _ => None,
+        }
+    }
+
+    /// Computes inferences of one version together.
+    pub(super) fn run_together(jobs: Vec<Job>, together: &Together) {
+        let Some(loaded) = jobs.first().map(|job| Arc::clone(&job.loaded)) else { return };
+        let parts = jobs.into_iter().filter_map(|job| match job.work {
+            Work::Infer { inputs, reply } => Some((inputs, reply)),
+            Work::Prepare { .. } | Work::Finish { .. } => None,
+        });
+        let (inputs, replies): (Vec<Tensors>, Vec<_>) = parts.unzip();
+        let started = Instant::now();
+        let outcomes = together.run(&loaded.model, &inputs.iter().collect::<Vec<_>>());
+        let took = started.elapsed();
+        loaded.stats.batched(outcomes.len());
+        for ((inputs, reply), outcome) in inputs.into_iter().zip(replies).zip(outcomes) {
+            conclude(&loaded, inputs, outcome, took, reply);
+        }
+    }
+
     pub(super) fn run(self) {
-        let Job { loaded, work } = self;
+        let Job { loaded, work, .. } = self;
         match work {
             Work::Infer { inputs, reply } => infer(&loaded, inputs, reply),
             Work::Prepare { request, reply } => scripted(&loaded, reply, |script, scored, is_wanted| {
@@ -65,10 +103,21 @@ impl Job {
 fn infer(loaded: &Loaded, inputs: Tensors, reply: Reply<Tensors, model::Error>) {
     let started = Instant::now();
     let outcome = loaded.model.run(&inputs);
+    conclude(loaded, inputs, outcome, started.elapsed(), reply);
+}
+
+/// Counts an inference and tells its outcome.
+fn conclude(
+    loaded: &Loaded,
+    inputs: Tensors,
+    outcome: Result<Tensors, model::Error>,
+    took: Duration,
+    reply: Reply<Tensors, model::Error>,
+) {
     let (mut mirrored, mut sampled) = (None, None);
     match &outcome {
         Ok(outputs) => {
-            loaded.stats.succeeded(started.elapsed());
+            loaded.stats.succeeded(took);
             loaded.stats.sketch.observe(loaded.model.outputs(), outputs);
             mirrored = loaded.mirror.run().filter(|run| run.wants()).map(|run| (run, outputs.clone()));
             let sampler = loaded.mirror.sampler().filter(|sampler| sampler.wants());

@@ -1,11 +1,13 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use muster_proto::manifest::Sample;
 
 use super::*;
 use crate::engine::testing::*;
+use crate::engine::together::Wish;
 
 fn digits_slot() -> SlotName {
     "digits".parse().expect("slot name")
@@ -106,7 +108,11 @@ fn waiting_requests_learn_that_the_executor_is_gone() {
     let (reply, answer) = oneshot::channel();
     executor
         .shared
-        .submit(Job { loaded: Arc::clone(&loaded), work: Work::Infer { inputs: image(), reply } })
+        .submit(Job {
+            loaded: Arc::clone(&loaded),
+            work: Work::Infer { inputs: image(), reply },
+            since: Instant::now(),
+        })
         .expect("room");
     drop(executor);
     assert!(answer.blocking_recv().is_err());
@@ -146,4 +152,74 @@ fn a_switch_under_load_fails_no_request() {
     let answered: Vec<u64> = versions.iter().map(|v| v.stats.totals().ok).collect();
     assert_eq!(answered.iter().sum::<u64>(), 1600);
     assert!(answered.iter().all(|count| *count > 0), "{answered:?} in {switches} switches");
+}
+
+/// A version that computes up to `size` requests at once.
+fn batching(size: usize, delay: Duration) -> Arc<Loaded> {
+    let bundle = wide_bundle();
+    let loaded = bundle.load().expect("loads");
+    let item = wide_item(1);
+    let outputs = loaded.model.run(&item).expect("runs");
+    let wish = Wish { size, delay };
+    let made = Together::untimed(&loaded.model, bundle.folder.path(), &loaded.manifest, &[(&item, &outputs)], wish);
+    *loaded.together.write().expect("not poisoned") = (Some(wish), Some(Arc::new(made.expect("a plan").0)));
+    Arc::new(loaded)
+}
+
+#[test]
+fn what_waits_for_one_version_is_computed_at_once() {
+    let (loaded, other) = (batching(4, Duration::ZERO), Bundle::digits(1).load().expect("loads"));
+    let (executor, other) = (Executor::idle(Arc::default(), 16), Arc::new(other));
+    let answers = runtime().block_on(async {
+        let mut waiting = Vec::new();
+        for seed in 0..6 {
+            waiting.push(Box::pin(executor.infer_on(Arc::clone(&loaded), wide_item(seed))));
+        }
+        let mut stranger = Box::pin(executor.infer_on(Arc::clone(&other), image()));
+        waiting.iter_mut().for_each(|waiting| assert!(poll(waiting.as_mut()).is_pending()));
+        assert!(poll(stranger.as_mut()).is_pending());
+        // Its caller has gone.
+        drop(waiting.remove(1));
+        executor.add_workers(1).expect("a thread");
+        stranger.await.expect("answers");
+        let mut answers = Vec::new();
+        for waiting in waiting {
+            answers.push(waiting.await.expect("answers").1);
+        }
+        answers
+    });
+    for (seed, answer) in [0, 2, 3, 4, 5].into_iter().zip(answers) {
+        let want = loaded.model.run(&wide_item(seed)).expect("runs");
+        let close = |(got, want): (f64, f64)| (got - want).abs() < 1e-5;
+        assert!(answer["y"].to_f64().into_iter().zip(want["y"].to_f64()).all(close), "{seed}");
+    }
+    // Four at once, and one alone behind them.
+    let counts = loaded.stats.totals();
+    assert_eq!((loaded.stats.batches(), counts.ok, loaded.stats.executions()), ((1, 4), 5, 2));
+    assert_eq!((loaded.stats.queued(), other.stats.totals().ok), (0, 1));
+}
+
+#[test]
+fn after_company_the_first_waits_for_more_but_not_behind_other_work() {
+    let loaded = batching(2, Duration::from_secs(60));
+    let executor = Executor::idle(Arc::default(), 16);
+    let runtime = runtime();
+    runtime.block_on(async {
+        let ask = |seed| executor.infer_on(Arc::clone(&loaded), wide_item(seed));
+        let (mut first, mut second) = (Box::pin(ask(0)), Box::pin(ask(1)));
+        assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
+        executor.add_workers(2).expect("threads");
+        first.await.expect("answers");
+        second.await.expect("answers");
+        // There was company: the next one waits up to a minute, and the one after it ends the wait.
+        let (first, second) = tokio::join!(ask(2), ask(3));
+        assert!(first.is_ok() && second.is_ok());
+        let (mut third, other) = (Box::pin(ask(4)), Arc::new(Bundle::digits(1).load().expect("loads")));
+        assert!(poll(third.as_mut()).is_pending());
+        // It is with one of the two threads, the other does this; or the same does it, and waits no longer.
+        executor.infer_on(other, image()).await.expect("answers");
+        drop(third);
+    });
+    assert_eq!(loaded.stats.batches(), (2, 4));
+    assert!(!executor.shared.queue().closed);
 }

@@ -205,9 +205,6 @@ fn explicit(raw: &RawValue, dtype: Dtype, shape: Vec<u64>) -> Result<Tensor, Str
     if shape.len() > MAX_RANK {
         return Err(format!("{} dimensions, at most {MAX_RANK} are read", shape.len()));
     }
-    if !shape.is_empty() && !raw.get().starts_with('[') {
-        return Err("`data` is no array".into());
-    }
     let wanted = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
     let wanted = wanted.ok_or_else(|| format!("shape {shape:?} is too large"))?;
     let read = if dtype == Dtype::F16 { halves(raw)? } else { elements::read(raw, dtype, wanted)? };
@@ -215,6 +212,7 @@ fn explicit(raw: &RawValue, dtype: Dtype, shape: Vec<u64>) -> Result<Tensor, Str
     if got != wanted {
         return Err(format!("{got} elements do not fill shape {shape:?}"));
     }
+    read.check_nesting(&shape)?;
     Tensor::new(dtype, shape, read.data).map_err(|error| error.to_string())
 }
 

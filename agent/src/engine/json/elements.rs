@@ -17,6 +17,16 @@ pub struct Elements {
     pub data: Vec<u8>,
 }
 
+impl Elements {
+    /// Refuses arrays that are nested neither like `shape`, which has as many elements, nor flat.
+    pub fn check_nesting(&self, shape: &[u64]) -> Result<(), String> {
+        if self.shape.len() == 1 || self.shape == shape {
+            return Ok(());
+        }
+        Err(format!("its arrays are nested like {:?}; wanted {shape:?}, or one flat array", self.shape))
+    }
+}
+
 /// Reads at most `most` elements of `dtype`, which is not F16. `null` is NaN for floats. The error
 /// says what is wrong as a sentence that goes on after the tensor's name.
 pub fn read(json: &RawValue, dtype: Dtype, most: u64) -> Result<Elements, String> {

@@ -6,6 +6,10 @@ use super::{Replicas, Revision, Service, Settings, Target};
 const MAX_NAME: usize = 52;
 /// The most containers of a service.
 const MAX_REPLICAS: u32 = 1000;
+/// The most items that are computed at once.
+const MAX_BATCH: u32 = 256;
+/// The longest that the first of them waits, in microseconds.
+const MAX_DELAY_US: u32 = 1_000_000;
 
 /// A change of a service.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,6 +113,9 @@ impl Service {
         check_name(&self.name)?;
         let rule = |text: String| Err(Refused::Rule(text));
         let Settings { replicas, concurrency, queue, timeout_ms, body_bytes, env, .. } = &self.settings;
+        if self.settings.max_batch_size > MAX_BATCH || self.settings.max_queue_delay_us > MAX_DELAY_US {
+            return rule(format!("max_batch_size is at most {MAX_BATCH}, max_queue_delay_us at most {MAX_DELAY_US}"));
+        }
         match replicas {
             Replicas::Fixed(count) if !(1..=MAX_REPLICAS).contains(count) => {
                 return rule(format!("{count} replicas, and 1 to {MAX_REPLICAS} are possible"));
@@ -200,6 +207,8 @@ mod tests {
             (Change::Canary(revision(1, 0), 10), "already"),
             (Change::Canary(revision(2, 0), 0), "1 to 99"),
             (settings(Settings { concurrency: 0, ..Settings::default() }), "concurrency"),
+            (settings(Settings { max_batch_size: 257, ..Settings::default() }), "max_batch_size"),
+            (settings(Settings { max_queue_delay_us: 1_000_001, ..Settings::default() }), "max_queue_delay_us"),
             (settings(Settings { replicas: Replicas::Fixed(0), ..Settings::default() }), "replicas"),
             (settings(Settings { timeout_ms: 0, ..Settings::default() }), "timeout_ms"),
             (settings(Settings { body_bytes: 1, ..Settings::default() }), "body_bytes"),

@@ -75,6 +75,12 @@ pub(in crate::cli) struct Knobs {
     /// Requests that wait in one container; more are told to come back (503).
     #[arg(long, value_name = "COUNT")]
     queue: Option<u32>,
+    /// Items of several requests that a container computes at once where it finds that faster; 0 for none.
+    #[arg(long, value_name = "COUNT")]
+    max_batch_size: Option<u32>,
+    /// How long the first request of a batch waits for others, in microseconds.
+    #[arg(long, value_name = "US")]
+    max_queue_delay_us: Option<u32>,
     /// How long one waits, in milliseconds.
     #[arg(long, value_name = "MS")]
     queue_wait_ms: Option<u64>,
@@ -94,6 +100,8 @@ impl Knobs {
         let before = settings.clone();
         settings.concurrency = self.concurrency.unwrap_or(settings.concurrency);
         settings.queue = self.queue.unwrap_or(settings.queue);
+        settings.max_batch_size = self.max_batch_size.unwrap_or(settings.max_batch_size);
+        settings.max_queue_delay_us = self.max_queue_delay_us.unwrap_or(settings.max_queue_delay_us);
         settings.queue_wait_ms = self.queue_wait_ms.unwrap_or(settings.queue_wait_ms);
         settings.timeout_ms = self.timeout_ms.unwrap_or(settings.timeout_ms);
         settings.body_bytes = self.body_bytes.unwrap_or(settings.body_bytes);

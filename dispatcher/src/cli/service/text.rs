@@ -2,7 +2,7 @@
 
 use crate::app::{RenderedFile, RevisionView, ServiceKeyView, ServiceView, Target};
 use crate::cli::output::{facts, table, when};
-use crate::domain::service::{Load, Replicas};
+use crate::domain::service::{Load, Replicas, Settings};
 
 pub(super) fn list(all: &[ServiceView]) -> String {
     table(
@@ -38,9 +38,18 @@ pub(super) fn show(view: &ServiceView) -> String {
                 settings.concurrency, settings.queue, settings.queue_wait_ms, settings.timeout_ms
             ),
         ),
+        ("batches", batches(settings)),
         ("answered", format!("{answered} requests since it was loaded")),
         ("generation", view.generation.to_string()),
     ])
+}
+
+fn batches(settings: &Settings) -> String {
+    match (settings.max_batch_size, settings.max_queue_delay_us) {
+        (0 | 1, _) => String::new(),
+        (size, 0) => format!("up to {size} items, of what waits anyway"),
+        (size, delay) => format!("up to {size} items, the first of which waits up to {delay} µs"),
+    }
 }
 
 pub(super) fn keys(all: &[ServiceKeyView]) -> String {

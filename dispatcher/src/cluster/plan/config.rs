@@ -26,6 +26,8 @@ pub fn bounds(settings: &Settings) -> muster_agent::api::Settings {
         timeout_ms: settings.timeout_ms,
         body_bytes: usize::try_from(settings.body_bytes).unwrap_or(usize::MAX),
         per_key: 0,
+        max_batch_size: settings.max_batch_size as usize,
+        max_queue_delay_us: settings.max_queue_delay_us as usize,
     }
 }
 

@@ -78,7 +78,10 @@ pub fn memory(service: &Service, revision: &Revision) -> Amount {
     let asked = service.settings.memory;
     let request = asked.map_or_else(
         || {
-            let measured = revision.memory.map(|bytes| bytes.saturating_add(bytes / 4).saturating_add(SERVER_BYTES));
+            // Batches have a plan of their own, with weights of its own.
+            let plans = if service.settings.max_batch_size > 1 { 2 } else { 1 };
+            let measured = revision.memory.map(|bytes| bytes.saturating_mul(plans));
+            let measured = measured.map(|bytes| bytes.saturating_add(bytes / 4).saturating_add(SERVER_BYTES));
             whole_mebibytes(measured.unwrap_or(UNMEASURED_BYTES))
         },
         |amount| amount.request,
