@@ -34,7 +34,7 @@ use crate::services::Services;
 use crate::signing::Signing;
 use crate::storage::{self, Storage};
 
-pub use services::Deletion;
+pub use services::{DELETION, Delete, Deletion};
 pub(crate) use tuf::parse as tuf_file;
 pub use view::*;
 

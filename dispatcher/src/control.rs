@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-use crate::app::{self, App, Deletion, Principal, Role, ServiceView};
+use crate::app::{self, App, DELETION, Delete, Deletion, Principal, Role, ServiceView};
 use crate::cluster::watch::{Change, Patience};
 use crate::cluster::{self, Cluster, Resource};
 use crate::domain::service::Kubernetes;
@@ -34,6 +34,9 @@ pub struct Config {
 
 /// How long nothing has to happen before a resource is looked at all the same.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// A resource goes when its service is gone.
+const DELETE: Delete = Delete { forget: false, limit: DELETION };
 
 /// Why a resource is not what it says.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +189,7 @@ impl Desk {
         if resource::is_leaving(object) {
             if resource::has_finalizer(object) {
                 match self.own(&name, &by).await {
-                    Ok(Some(_)) => match self.app.delete_service(&name, false, &by).await? {
+                    Ok(Some(_)) => match self.app.delete_service(&name, DELETE, &by).await? {
                         Deletion::Done => {}
                         Deletion::UnderWay => return Err(Error::Leaving),
                     },

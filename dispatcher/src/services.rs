@@ -241,12 +241,14 @@ impl Services {
         observed.wait_for(|observed| observed.gone).await.is_ok()
     }
 
-    /// Forgets `name`, which was let go, and whatever is left of it elsewhere.
+    /// Forgets `name`, which was let go, whatever may be left of it on a cluster that does not answer.
     pub async fn forget(&self, name: &str) -> Result<(), Error> {
         if let Entry::Occupied(held) = self.held().entry(name.to_owned())
             && held.get().is_leaving()
         {
-            held.remove().task.abort();
+            let held = held.remove();
+            held.task.abort();
+            self.0.clusters.release(&held.wanted.borrow().service);
         }
         let folder = self.0.folder.join(name);
         match tokio::fs::remove_dir_all(&folder).await {

@@ -20,8 +20,17 @@ const MAX_SERVICES: usize = 500;
 const PREFIX: &str = "musters_";
 /// How much of a key is kept to tell it from others.
 const SHOWN: usize = 12;
-/// How long one waits for a deletion before one is told that it goes on.
-const DELETION: Duration = Duration::from_secs(20);
+/// How long one waits for a deletion before one is told that it goes on, unless one says otherwise.
+pub const DELETION: Duration = Duration::from_secs(20);
+
+/// How a service is to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delete {
+    /// Do not wait for its cluster, where something of it may stay.
+    pub forget: bool,
+    /// How long to wait until nothing is left.
+    pub limit: Duration,
+}
 
 /// How far a deletion has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,8 +182,8 @@ impl App {
 
     /// Ends a service for good; its address and keys are gone.
     ///
-    /// What runs on a cluster that is away is deleted once that is back, also after a restart; `forget` leaves it there.
-    pub async fn delete_service(&self, name: &str, forget: bool, by: &Principal) -> Result<Deletion> {
+    /// What runs on a cluster that is away is deleted once that is back, also after a restart.
+    pub async fn delete_service(&self, name: &str, how: Delete, by: &Principal) -> Result<Deletion> {
         let (app, name, by) = (self.clone(), name.to_owned(), by.clone());
         self.to_the_end(async move {
             let turn = app.0.services.hold().await;
@@ -183,16 +192,16 @@ impl App {
                 record.leaving = true;
                 record.updated_at = crate::now();
                 app.0.storage.update_service(&record).await?;
-                app.record(&by, "service.delete", &name, if forget { "forgotten" } else { "" }).await;
+                app.record(&by, "service.delete", &name, if how.forget { "forgotten" } else { "" }).await;
             }
             app.0.services.let_go(&name);
-            if forget {
+            if how.forget {
                 app.forget_service(&name, &by).await?;
                 return Ok(Deletion::Done);
             }
             drop(turn);
             let finish = tokio::spawn(app.clone().finish_deletion(name, by));
-            match tokio::time::timeout(DELETION, finish).await {
+            match tokio::time::timeout(how.limit, finish).await {
                 Ok(done) => done.unwrap_or_else(|error| Err(Error::internal("a deletion", error))),
                 Err(_) => Ok(Deletion::UnderWay),
             }

@@ -57,7 +57,7 @@ pub(super) enum Command {
     Delete {
         /// The service.
         name: String,
-        /// Do not wait for a cluster that is away for good: what is there stays.
+        /// Do not wait for a cluster that is away for good, where something of it may stay.
         #[arg(long)]
         forget: bool,
     },

@@ -16,8 +16,8 @@ use super::auth::{Operator, Viewer};
 use super::extract::{At, Json, Params};
 use super::problem::{Problem, Result};
 use crate::app::{
-    App, CreatedService, Deletion, MadeServiceKey, RenderedFile, ServiceDocument, ServiceForm, ServiceKeyView,
-    ServiceUpdate, ServiceView, WhichKey,
+    App, CreatedService, DELETION, Delete, Deletion, MadeServiceKey, RenderedFile, ServiceDocument, ServiceForm,
+    ServiceKeyView, ServiceUpdate, ServiceView, WhichKey,
 };
 use crate::services::Request;
 
@@ -108,13 +108,17 @@ async fn change(
 /// Delete a service
 #[utoipa::path(delete, path = "/v1/services/{service}", operation_id = "deleteService", tag = "services",
     params(("service" = String, Path, description = "The service.", example = "digits"),
-        ("forget" = Option<bool>, Query, description = "Do not wait for its cluster: what is there stays.")),
+        ("forget" = Option<bool>, Query, description = "Do not wait for its cluster, where something of it may stay."),
+        ("wait_seconds" = Option<u64>, Query, description = "How long to wait until nothing is left; 20 unless given, at most 25.")),
     responses((status = 204, description = "It answers no more."),
         (status = 202, description = "It is deleted once its cluster answers, also after a restart.")),
     security(("bearer" = ["operator"])))]
 async fn delete(by: Operator, State(app): State<App>, At(name): At<String>, query: Params) -> Result<StatusCode> {
-    let forget = query.only(&["forget"])?.one("forget")?.unwrap_or(false);
-    Ok(match app.delete_service(&name, forget, &by.0).await? {
+    let query = query.only(&["forget", "wait_seconds"])?;
+    let forget = query.one("forget")?.unwrap_or(false);
+    let limit = query.one::<u64>("wait_seconds")?.map(|seconds| Duration::from_secs(seconds.min(MAX_WAIT)));
+    let deletion = Delete { forget, limit: limit.unwrap_or(DELETION) };
+    Ok(match app.delete_service(&name, deletion, &by.0).await? {
         Deletion::Done => StatusCode::NO_CONTENT,
         Deletion::UnderWay => StatusCode::ACCEPTED,
     })

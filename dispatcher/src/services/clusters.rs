@@ -102,15 +102,21 @@ impl Clusters {
 
     /// Deletes everything of the service.
     async fn end(&self, service: &Service) -> Result<(), cluster::Error> {
-        let Some((place, target)) = place(service) else { return Ok(()) };
+        self.release(service);
+        let Target::Kubernetes(target) = &service.target else { return Ok(()) };
+        // The keeper deletes it as well; what it has not been told of yet, this does.
+        Cluster::connect(target).await?.delete_service(service).await.map(drop)
+    }
+
+    /// Has the keeper of its namespace keep the service no more; it deletes what it can reach.
+    pub(super) fn release(&self, service: &Service) {
+        let Some((place, _)) = place(service) else { return };
         if let Some(namespace) = self.all().get(&place) {
             locked(&namespace.tell).remove(&service.name);
             namespace.wanted.send_modify(|wanted| {
                 Arc::make_mut(wanted).remove(&service.name);
             });
         }
-        // The keeper deletes it as well; what it has not been told of yet, this does.
-        Cluster::connect(target).await?.delete_service(service).await.map(drop)
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<Place, Namespace>> {

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use muster_dispatcher::control;
 use serde_json::{Value, json};
 
-use crate::apiserver::ApiServer;
+use crate::apiserver::{ApiServer, Fault};
 use crate::fixture::Dispatcher;
 use crate::support::{DEPLOYMENTS, kubeconfig};
 
@@ -175,6 +175,47 @@ async fn what_cannot_be_is_said_where_it_was_declared_and_mends_itself() {
     kept.until("its end", |server| server.get(RESOURCES, "mine").is_none().then_some(())).await;
     assert_eq!(kept.dispatcher.get("/v1/services/mine").await.status, StatusCode::OK, "it stays its operator's");
     assert_eq!(kept.dispatcher.call("DELETE", "/v1/services/mine", None).await.status, StatusCode::NO_CONTENT);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_while_its_cluster_is_away_goes_once_that_is_back() {
+    let kept = Kept::start().await;
+    let place = json!({ "namespace": "models", "kubeconfig": kept.kubeconfig.path() });
+    let service =
+        |name: &str| json!({ "name": name, "model": "digits:1", "image": "x", "target": { "kubernetes": place } });
+    for name in ["goes", "stays"] {
+        let made = kept.dispatcher.call("POST", "/v1/services", Some(service(name))).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    }
+    let there = |server: &ApiServer| server.names(DEPLOYMENTS).len();
+    kept.until("two Deployments", |server| (there(server) == 2).then_some(())).await;
+    let away = |times| Fault { holds: "DELETE /apis", times, code: 503, reason: "ServiceUnavailable", message: "away" };
+    kept.server.change(|store| store.faults.push(away(u32::MAX)));
+
+    let delete = |query: &'static str| kept.dispatcher.call("DELETE", query, None);
+    assert_eq!(delete("/v1/services/goes?wait_seconds=0").await.status, StatusCode::ACCEPTED);
+    let view = async {
+        loop {
+            let view = kept.dispatcher.get("/v1/services/goes?wait_seconds=5").await.json();
+            let reason = view["reason"].as_str().unwrap_or_default();
+            if reason.starts_with("it is being deleted, but ") && reason.contains("away") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), view).await.expect("it says what is in the way");
+    let change = json!({ "model": "digits:2", "image": "x" });
+    let refused = kept.dispatcher.call("PATCH", "/v1/services/goes", Some(change)).await;
+    assert!(refused.problem(409, "conflict").contains("is being deleted"), "{}", refused.text());
+    // Others are not held up, and who knows better does not wait.
+    assert_eq!(delete("/v1/services/stays?forget=true").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(kept.dispatcher.get("/v1/services/stays").await.status, StatusCode::NOT_FOUND);
+
+    kept.server.change(|store| store.faults.clear());
+    assert_eq!(delete("/v1/services/goes?wait_seconds=25").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(kept.dispatcher.get("/v1/services/goes").await.status, StatusCode::NOT_FOUND);
+    let names = kept.server.names(DEPLOYMENTS);
+    assert!(names.iter().all(|name| !name.starts_with("goes")), "{names:?}");
 }
 
 /// The names of all API keys.
