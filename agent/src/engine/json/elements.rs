@@ -18,9 +18,11 @@ pub struct Elements {
 }
 
 impl Elements {
-    /// Refuses arrays that are nested neither like `shape`, which has as many elements, nor flat.
+    /// Refuses arrays that are nested neither like `shape`, which has as many elements, nor flat. Sizes of 1 may be missing,
+    /// as callers leave them out.
     pub fn check_nesting(&self, shape: &[u64]) -> Result<(), String> {
-        if self.shape.len() == 1 || self.shape == shape {
+        let larger = |shape: &[u64]| shape.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
+        if self.shape.len() == 1 || larger(&self.shape) == larger(shape) {
             return Ok(());
         }
         Err(format!("its arrays are nested like {:?}; wanted {shape:?}, or one flat array", self.shape))
