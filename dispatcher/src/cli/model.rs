@@ -161,6 +161,7 @@ pub(super) fn show(view: &ModelView) -> String {
     let file = |f: &muster_proto::manifest::File| {
         let usage = match &f.path {
             path if *path == manifest.entry => "entry",
+            path if manifest.script.as_ref().is_some_and(|script| script.file == *path) => "script",
             path if *path == manifest.samples.file => "samples",
             _ => "",
         };

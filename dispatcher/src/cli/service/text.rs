@@ -47,8 +47,10 @@ pub(super) fn show(view: &ServiceView) -> String {
 fn batches(settings: &Settings) -> String {
     match (settings.max_batch_size, settings.max_queue_delay_us) {
         (0 | 1, _) => String::new(),
-        (size, 0) => format!("up to {size} items, of what waits anyway"),
-        (size, delay) => format!("up to {size} items, the first of which waits up to {delay} µs"),
+        (size, 0) => format!("up to {size} items that wait anyway, where that is measured to be faster"),
+        (size, delay) => {
+            format!("up to {size} items, the first waits up to {delay} µs, where that is measured to be faster")
+        }
     }
 }
 

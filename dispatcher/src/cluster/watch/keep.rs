@@ -84,7 +84,8 @@ impl Keeper {
         let mut watching = self.cluster.watch(&self.namespace, &self.optional, self.patience);
         let mut touched: BTreeSet<String> = wanted.borrow_and_update().keys().cloned().collect();
         loop {
-            let now = Arc::clone(&wanted.borrow_and_update());
+            // Not marked as seen: what changes after the last look at what is touched is still to be told.
+            let now = Arc::clone(&wanted.borrow());
             for name in std::mem::take(&mut touched) {
                 let Some(report) = self.look(&name, now.get(&name)).await else { continue };
                 if reports.send(report).await.is_err() {
