@@ -18,6 +18,7 @@ mod metrics;
 mod mlflow;
 pub(crate) mod nested;
 mod object;
+mod observe;
 mod page;
 mod patience;
 pub(crate) mod rows;
@@ -40,7 +41,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use serde_json::json;
@@ -59,6 +60,7 @@ use gate::Pass;
 pub use error::Error;
 pub use guard::Exposure;
 pub use keys::{Hash, Keys};
+pub use observe::{End, Finished, Head, Observer, Part, Work};
 pub use serve::Server;
 pub use services::{Revision, RevisionView, Service, Services, Settings, View};
 
@@ -93,6 +95,7 @@ pub struct Api {
     disk: Option<PathBuf>,
     vetoes: Option<Arc<Vetoes>>,
     services: Option<Arc<Services>>,
+    watch: observe::Watch,
     budget: body::Budget,
     limits: Limits,
 }
@@ -101,7 +104,7 @@ impl Api {
     /// Answers with what the executor's slots hold.
     pub fn new(executor: Arc<Executor>, limits: Limits) -> Self {
         let budget = body::Budget::new(limits.body, limits.bodies);
-        Self { executor, status: None, disk: None, vetoes: None, services: None, budget, limits }
+        Self { executor, status: None, disk: None, vetoes: None, services: None, watch: None, budget, limits }
     }
 
     /// Also tells what the agent does.
@@ -124,6 +127,11 @@ impl Api {
         Self { services: Some(services), ..self }
     }
 
+    /// Also tells `observer` what becomes of each scoring request.
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { watch: Some(observer), ..self }
+    }
+
     /// How long a request may take in all.
     fn time(&self) -> Duration {
         self.services.as_ref().map_or(self.limits.time, |services| services.longest())
@@ -144,7 +152,7 @@ impl Api {
         // A request that cannot be computed takes nobody's turn.
         found.1.model.check(&inputs)?;
         let turn = self.turn(caller, found).await?;
-        turn.within(self.executor.infer_on(Arc::clone(&found.1), inputs)).await
+        turn.within(Work::Inference, self.executor.infer_on(Arc::clone(&found.1), inputs)).await
     }
 
     /// Waits until the service of what was found lets a request through.
@@ -152,7 +160,9 @@ impl Api {
         let service = self.services.as_ref().and_then(|services| services.get(slot)).and_then(Result::ok);
         let Some(service) = service else { return Ok(Turn { caller, _pass: None }) };
         let caller = caller.within(Some(service.settings.timeout()));
+        let waiting = observe::begin(Work::Gate);
         let pass = service.gate.enter(caller.key, caller.deadline).await?;
+        drop(waiting);
         Ok(Turn { caller, _pass: Some(pass) })
     }
 }
@@ -166,7 +176,8 @@ struct Turn {
 
 impl Turn {
     /// The outcome of `run`, or [`Error::Late`] where the caller's deadline comes first.
-    async fn within<T>(&self, run: impl Future<Output = Result<T, executor::Error>>) -> Result<T, Error> {
+    async fn within<T>(&self, work: Work, run: impl Future<Output = Result<T, executor::Error>>) -> Result<T, Error> {
+        let _timed = observe::begin(work);
         match self.caller.deadline {
             Some(deadline) => match tokio::time::timeout_at(deadline.into(), run).await {
                 Ok(answer) => Ok(answer?),
@@ -212,7 +223,7 @@ pub fn admin_router(api: &Arc<Api>, own: Router, exposure: Exposure) -> Router {
         .fallback(|| async { Error::NotFound("Not Found".into()) })
         .method_not_allowed_fallback(|| async { Error::WrongVerb(None) })
         .layer(from_fn_with_state(exposure, guard::admit))
-        .layer(from_fn(guard::observe))
+        .layer(from_fn_with_state(observe::Watch::None, guard::observe))
 }
 
 /// All routes.
@@ -250,7 +261,7 @@ pub fn router(api: &Arc<Api>, exposure: Exposure) -> Router {
         .fallback(|| async { Error::NotFound("Not Found".into()) })
         .method_not_allowed_fallback(|| async { Error::WrongVerb(None) })
         .layer(from_fn_with_state(exposure, guard::admit))
-        .layer(from_fn(guard::observe))
+        .layer(from_fn_with_state(api.watch.clone(), guard::observe))
 }
 
 /// What only a device tells: a server with services has an admin listener for its own figures.

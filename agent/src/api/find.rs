@@ -9,6 +9,7 @@ use muster_proto::manifest::parse_target_path;
 use super::Api;
 use super::caller::Caller;
 use super::error::{Error, clip};
+use super::observe;
 use super::services::{Service, Services};
 use crate::engine::Loaded;
 
@@ -94,6 +95,10 @@ impl Api {
 
     /// What answers to `name`, and to `version` where there is one.
     pub fn find(&self, caller: Caller, name: &str, version: Option<&str>) -> Result<Found, Error> {
+        self.look_up(caller, name, version).inspect(observe::found)
+    }
+
+    fn look_up(&self, caller: Caller, name: &str, version: Option<&str>) -> Result<Found, Error> {
         if let Some(services) = &self.services {
             return find_service(services, caller, name, version);
         }

@@ -16,6 +16,7 @@ use futures_util::FutureExt;
 use super::Api;
 use super::error::{Error, clip};
 use super::grpc;
+use super::observe::{Record, Watch};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is sent back.
@@ -90,12 +91,13 @@ pub async fn limit_time(State(api): State<Arc<Api>>, request: Request, next: Nex
     }
 }
 
-/// Gives each request an id, logs it, and keeps a panic from ending the connection without an answer.
-pub async fn observe(request: Request, next: Next) -> Response {
+/// Gives each request an id, logs it, tells whoever watches, and keeps a panic from ending the connection without an answer.
+pub async fn observe(State(watch): State<Watch>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let record = Record::begin(&watch, &request, &id);
+    let answered = AssertUnwindSafe(Record::within(record.clone(), next.run(request))).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         tracing::error!(%method, path, "a request made the API panic");
         Error::Internal.into_response()
@@ -108,6 +110,9 @@ pub async fn observe(request: Request, next: Next) -> Response {
         id = id.to_str().unwrap_or_default(),
         "request"
     );
+    if let Some(record) = record {
+        record.answered(&response);
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

@@ -37,6 +37,10 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Result<impl IntoResponse, E
     }
     page.family("muster_queue_depth", "gauge", "Requests that wait for a thread, of all slots.");
     page.sample("muster_queue_depth", &[], api.executor.queued());
+    if let Some(observer) = &api.watch {
+        let help = "Spans that were not exported: the queue was full, or the collector away.";
+        page.single("muster_spans_dropped_total", "counter", help, observer.dropped());
+    }
     if let Some(status) = &api.status {
         agent(&mut page, &status.borrow().clone());
     }

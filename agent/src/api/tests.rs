@@ -4,6 +4,7 @@ mod clients;
 mod errors;
 mod listening;
 mod metrics;
+mod observe;
 mod protocol;
 mod rows;
 mod scoring;

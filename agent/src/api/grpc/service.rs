@@ -11,6 +11,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use super::super::caller::Caller;
 use super::super::error::Error;
 use super::super::find::{self, Found};
+use super::super::observe::Record;
 use super::super::v2::{self, model};
 use super::super::{Api, provenance};
 use super::proto::grpc_inference_service_server::GrpcInferenceService;
@@ -125,22 +126,27 @@ impl GrpcInferenceService for Service {
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let caller = caller(&request);
         let (_, extensions, messages) = request.into_parts();
-        let first = (messages, extensions, Arc::clone(&self.api));
+        // Answers are made when this call has long returned.
+        let first = (messages, extensions, Arc::clone(&self.api), Record::current());
         let answers = stream::unfold(Some(first), move |state| async move {
-            let (mut messages, extensions, api) = state?;
+            let (mut messages, extensions, api, record) = state?;
+            let end = |status: Status| {
+                record.iter().for_each(|record| record.ended(status.code().into()));
+                Some((Err(status), None))
+            };
             let all = extensions.get::<Deadline>().copied();
             let next = match all {
                 Some(all) => all.bound(messages.next()).await,
                 None => Ok(messages.next().await),
             };
             match next {
-                Err(late) => Some((Err(late.into()), None)),
+                Err(late) => end(late.into()),
                 Ok(None) => None,
                 // A message that cannot be read leaves nothing to go on with.
-                Ok(Some(Err(broken))) => Some((Err(broken), None)),
+                Ok(Some(Err(broken))) => end(broken),
                 Ok(Some(Ok(message))) => {
-                    let answer = answer(&api, caller, message, all).await;
-                    Some((Ok(answer), Some((messages, extensions, api))))
+                    let answer = Record::within(record.clone(), answer(&api, caller, message, all)).await;
+                    Some((Ok(answer), Some((messages, extensions, api, record))))
                 }
             }
         });

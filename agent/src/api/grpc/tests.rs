@@ -16,7 +16,7 @@ use super::proto::grpc_inference_service_client::GrpcInferenceServiceClient as C
 use super::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
 use super::proto::*;
 use crate::api::tests::support::*;
-use crate::api::{Exposure, Limits, Server, router};
+use crate::api::{End, Exposure, Limits, Server, Work, router};
 
 fn client(device: &Device) -> Client<axum::Router> {
     let limit = 64 << 20;
@@ -258,6 +258,36 @@ async fn one_listener_speaks_both() {
     assert_eq!(rest.await.expect("joined"), 200);
     server.stop().await;
     connection.await.expect("joined").expect("ended without a fault");
+}
+
+#[tokio::test]
+async fn a_call_is_told_when_its_last_answer_is_made() {
+    let (observer, mut told) = observer();
+    let device = Device::with([("digits", digits_model(2))], 4, Limits::default(), |api| {
+        api.with_observer(std::sync::Arc::clone(&observer))
+    });
+    let mut client = client(&device);
+    client.model_infer(raw()).await.expect("answered");
+    let seen = told.try_recv().expect("told");
+    assert_eq!(
+        (seen.end, seen.by, seen.works),
+        (Some(End::Grpc(0)), Some(("digits".into(), 2)), vec![Work::Inference])
+    );
+    let other = ModelInferRequest { model_name: "letters".into(), ..raw() };
+    client.model_infer(other).await.expect_err("unknown");
+    let seen = told.try_recv().expect("told");
+    assert_eq!((seen.end, seen.by, seen.works), (Some(End::Grpc(Code::NotFound.into())), None, vec![]));
+
+    let mut answers = client.model_stream_infer(stream::iter([raw(), raw()])).await.expect("a stream").into_inner();
+    answers.next().await.expect("an answer").expect("answered");
+    assert!(told.try_recv().is_err(), "the stream goes on");
+    assert_eq!(answers.by_ref().count().await, 1);
+    drop(answers);
+    let seen = told.try_recv().expect("told");
+    assert_eq!(seen.path, "/inference.GRPCInferenceService/ModelStreamInfer");
+    assert_eq!((seen.end, seen.works), (Some(End::Grpc(0)), vec![Work::Inference; 2]));
+    client.server_live(ServerLiveRequest {}).await.expect("answered");
+    assert!(told.try_recv().is_err(), "nothing was scored");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::super::caller::Caller;
 use super::super::error::Error;
 use super::super::exchange::Form;
 use super::super::find::Found;
+use super::super::observe::Work;
 use super::super::{Api, body, compute, provenance};
 use super::inputs::Kind;
 use super::{inputs, npy, read, respond};
@@ -39,19 +40,19 @@ pub async fn answer(api: &Api, caller: Caller, found: Found, request: Request) -
         });
         let (json, held) = plain.await?;
         let turn = api.turn(caller, &found).await?;
-        let inputs = turn.within(api.executor.prepare(Arc::clone(loaded), json)).await?;
+        let inputs = turn.within(Work::Script, api.executor.prepare(Arc::clone(loaded), json)).await?;
         (turn, inputs, None, held)
     } else {
         let (inputs, form, held) = read(received, kind, loaded).await?;
         (api.turn(caller, &found).await?, inputs, form, held)
     };
-    let inference = turn.within(api.executor.infer_on(Arc::clone(loaded), inputs)).await?;
+    let inference = turn.within(Work::Inference, api.executor.infer_on(Arc::clone(loaded), inputs)).await?;
     drop(held);
     if !has(Hook::Postprocess) {
         drop(turn);
         return respond(inference, form, coding).await;
     }
-    let answer = turn.within(api.executor.finish(Arc::clone(loaded), inference.1)).await?;
+    let answer = turn.within(Work::Script, api.executor.finish(Arc::clone(loaded), inference.1)).await?;
     drop(turn);
     write(loaded, answer, form, coding)
 }

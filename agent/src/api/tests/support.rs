@@ -14,9 +14,10 @@ use muster_proto::manifest::{
 };
 use muster_proto::report::Probe;
 use serde_json::Value;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tower::ServiceExt;
 
-use crate::api::{Api, Exposure, Limits, router};
+use crate::api::{Api, End, Exposure, Finished, Limits, Observer, Work, router};
 use crate::engine::script::Script;
 use crate::engine::stats::SlotStats;
 use crate::engine::{Executor, Loaded, Model, Slots};
@@ -218,4 +219,43 @@ pub fn assert_near(got: &[f32], want: &[f32]) {
 pub fn binary(json: &Value, blobs: &[u8]) -> (String, Vec<u8>) {
     let json = serde_json::to_vec(json).expect("json");
     (json.len().to_string(), [json, blobs.to_vec()].concat())
+}
+
+/// What an observer was told.
+#[derive(Debug)]
+pub struct Seen {
+    pub path: String,
+    pub route: String,
+    pub traceparent: Option<String>,
+    pub end: Option<End>,
+    pub by: Option<(String, u64)>,
+    pub works: Vec<Work>,
+}
+
+/// An observer, and what it is told.
+pub fn observer() -> (Arc<dyn Observer>, Receiver<Seen>) {
+    let (sender, receiver) = channel(16);
+    (Arc::new(Watcher(sender)), receiver)
+}
+
+#[derive(Debug)]
+struct Watcher(Sender<Seen>);
+
+impl Observer for Watcher {
+    fn finished(&self, request: &Finished) {
+        let head = request.head;
+        let seen = Seen {
+            path: head.path.clone(),
+            route: head.route.clone(),
+            traceparent: head.traceparent.clone(),
+            end: request.end,
+            by: request.by.map(|(slot, loaded)| (slot.to_string(), loaded.manifest.version.0)),
+            works: request.parts.iter().map(|part| part.work).collect(),
+        };
+        self.0.try_send(seen).expect("the test looks");
+    }
+
+    fn dropped(&self) -> u64 {
+        7
+    }
 }
