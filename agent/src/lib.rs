@@ -7,6 +7,7 @@ pub mod api;
 pub mod batch;
 pub mod cli;
 pub mod collect;
+pub mod otlp;
 pub mod run;
 
 pub mod config;

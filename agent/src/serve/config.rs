@@ -9,7 +9,7 @@ use muster_proto::id::{Digest, ModelName, SlotName, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Keys, Settings};
-use crate::collect;
+use crate::{collect, otlp};
 
 /// Where the document is unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/muster/serve.toml";
@@ -41,7 +41,7 @@ pub enum Error {
 }
 
 /// The document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Document {
     /// Where REST and gRPC listen.
@@ -69,6 +69,9 @@ pub struct Document {
     /// Which requests of all services are kept; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collect: Option<collect::Settings>,
+    /// Where traces and metrics are sent; nowhere without it and without the variables of OpenTelemetry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp: Option<otlp::Settings>,
     /// What answers.
     #[serde(rename = "service")]
     pub services: Vec<Service>,
@@ -86,6 +89,7 @@ impl Default for Document {
             tls: None,
             dispatcher: None,
             collect: None,
+            otlp: None,
             services: Vec::new(),
         }
     }
@@ -188,6 +192,9 @@ impl Document {
             return rule(format!("{} services, at most {MAX_SERVICES}", self.services.len()));
         }
         if let Some(fault) = self.collect.as_ref().and_then(collect::Settings::fault) {
+            return rule(fault);
+        }
+        if let Some(fault) = self.otlp.as_ref().and_then(otlp::Settings::fault) {
             return rule(fault);
         }
         let mut names = BTreeSet::new();
@@ -298,6 +305,9 @@ mod tests {
         let table = [
             ("nonsense = 1".to_owned(), "nonsense"),
             ("[collect]\nfolder = \"x\"\nmax_bytes = 1".to_owned(), "collect.max_bytes"),
+            ("[otlp]\nendpoint = \"collector:4318\"".to_owned(), "otlp.endpoint"),
+            ("[otlp]\nendpoint = \"http://c\"\nsample = 2.0".to_owned(), "otlp.sample"),
+            ("[otlp]\nendpoint = \"http://c\"\ncolour = 2".to_owned(), "colour"),
             (service(""), "missing field `model`"),
             (service("model = []"), "0 models"),
             (service("[[service.model]]\n"), "needs `bundle`"),

@@ -16,6 +16,7 @@ use super::config::{self, Document, Tls};
 use super::desk::{self, Desk};
 use crate::api::{Api, Exposure, Limits, Server, Services, router};
 use crate::engine::{Executor, Slots};
+use crate::otlp::{self, Telemetry};
 use crate::run;
 
 /// How many requests of all services may wait for a thread, after they passed their gates.
@@ -37,6 +38,9 @@ pub enum Error {
     /// The threads cannot be started, or an address cannot be had.
     #[error(transparent)]
     Run(#[from] run::Error),
+    /// Traces and metrics cannot be exported so.
+    #[error(transparent)]
+    Otlp(#[from] otlp::Error),
     /// Certificate or key cannot be used.
     #[error("{}: {reason}", path.display())]
     Tls {
@@ -51,7 +55,7 @@ impl Error {
     /// The stable code.
     pub fn code(&self) -> Code {
         match self {
-            Error::Document(_) | Error::Tls { .. } => Code::ConfigInvalid,
+            Error::Document(_) | Error::Otlp(_) | Error::Tls { .. } => Code::ConfigInvalid,
             Error::Desk(error) => error.code(),
             Error::Run(error) => error.code(),
         }
@@ -68,6 +72,7 @@ pub struct Scoring {
     /// Changes what is served.
     pub desk: Arc<Desk>,
     services: Arc<Services>,
+    telemetry: Option<Arc<Telemetry>>,
     data: Server,
     admin_server: Server,
     drain: Duration,
@@ -87,7 +92,15 @@ pub async fn start(document: &Document) -> Result<Scoring, Error> {
     let body = body.unwrap_or(Limits::default().body);
     // The limit of one body is its service's, which may be changed; that of a call over gRPC is the largest at the start.
     let limits = Limits { body, bodies: BODIES.max(body), ..Limits::default() };
-    let api = Arc::new(Api::new(Arc::new(executor), limits).with_services(Arc::clone(&services)));
+    let executor = Arc::new(executor);
+    let export = otlp::Export::of(document.otlp.as_ref(), |name| std::env::var(name).ok())?;
+    let source = otlp::Source { services: Arc::clone(&services), executor: Arc::downgrade(&executor) };
+    let telemetry = export.map(|export| Telemetry::start(export, source, tls.is_some())).transpose()?.map(Arc::new);
+    let mut api = Api::new(executor, limits).with_services(Arc::clone(&services));
+    if let Some(telemetry) = &telemetry {
+        api = api.with_observer(Arc::clone(telemetry) as _);
+    }
+    let api = Arc::new(api);
     let sampler = document.collect.as_ref().map(|collect| {
         let failed = |source| run::Error::Collect { folder: collect.folder.clone(), source };
         collect.start(Path::new("")).map_err(failed)
@@ -109,15 +122,20 @@ pub async fn start(document: &Document) -> Result<Scoring, Error> {
         None => data.listen(document.listen, routes).await?,
     }
     let drain = Duration::from_millis(document.drain_ms);
-    Ok(Scoring { address: data.address(), admin: admin_server.address(), desk, services, data, admin_server, drain })
+    let (address, admin) = (data.address(), admin_server.address());
+    Ok(Scoring { address, admin, desk, services, telemetry, data, admin_server, drain })
 }
 
 impl Scoring {
-    /// Not ready at once, so that balancers send nothing new; goes on for the drain time; ends what is under way.
+    /// Not ready at once, so that balancers send nothing new; goes on for the drain time; ends what is under way, and sends
+    /// what is known of it.
     pub async fn stop(self) {
         self.services.leave();
         tokio::time::sleep(self.drain).await;
         self.data.stop_within(GRACE).await;
+        if let Some(telemetry) = self.telemetry {
+            telemetry.stop().await;
+        }
         self.admin_server.stop().await;
     }
 }

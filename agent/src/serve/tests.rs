@@ -1,5 +1,7 @@
 //! A server over real sockets, with bundles that a publisher signed.
 
+mod otlp;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
