@@ -8,6 +8,7 @@ mod apply;
 mod compare;
 mod connect;
 mod error;
+pub mod jobs;
 mod names;
 mod object;
 pub mod plan;

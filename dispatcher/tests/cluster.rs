@@ -19,6 +19,9 @@ mod controllers;
 #[path = "http/fixture.rs"]
 mod fixture;
 #[allow(clippy::unwrap_used)]
+#[path = "cluster/jobs.rs"]
+mod jobs;
+#[allow(clippy::unwrap_used)]
 #[path = "cluster/keep.rs"]
 mod keep;
 #[allow(clippy::unwrap_used)]

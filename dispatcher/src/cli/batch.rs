@@ -1,5 +1,6 @@
 //! `muster batch`: the agent's batch scoring with a version of the dispatcher, here or as a Job.
 
+mod job;
 mod render;
 
 use std::time::Duration;
@@ -25,6 +26,8 @@ Examples:
   muster batch run --model digits:2 --input rows.csv --keep id --output scores
   muster batch run --model digits --input 'images/*.png' --output scores.csv
   muster batch run --model digits:2 --input https://store.example/rows.parquet --output 'https://…/{name}?sv=…'
+  muster batch run --model digits:2 --target kubernetes --image registry.example/digits:2 --shards 8 \\
+    --volume rows:/data:ro --volume results:/results --input '/data/*.csv' --output /results/nightly
 
 The version is downloaded and verified first. A run that was stopped goes on when the same command is given again.
 Exit codes: 0 all rows have a result, 1 failed, 3 done and some rows failed, 64 wrong arguments, 75 stopped on request.
@@ -40,12 +43,29 @@ pub(super) struct RunArgs {
     /// The model; its newest version unless one is named.
     #[arg(long, value_name = "MODEL[:VERSION]")]
     model: ModelSpec,
+    /// Where it runs: here, or as an Indexed Job, each pod of which scores a shard.
+    #[arg(long, value_enum, default_value_t = Where::Local)]
+    target: Where,
     #[command(flatten)]
     run: batch::Args,
+    #[command(flatten)]
+    cluster: render::ClusterArgs,
+    #[command(flatten)]
+    place: job::Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Where {
+    Local,
+    Kubernetes,
 }
 
 pub(super) fn run(command: Command, global: &Global) -> anyhow::Result<()> {
     match command {
+        Command::Run(args) if args.target == Where::Kubernetes => job::run(&args, global.out()),
+        Command::Run(args) if args.cluster.image.is_some() => {
+            Err(Failure::usage("--image is for pods", "add --target kubernetes, or leave it out").into())
+        }
         Command::Run(args) => score(&args, &global.session()?),
         Command::Render(args) => render::run(&args),
     }

@@ -113,7 +113,7 @@ impl<'a> Plan<'a> {
 }
 
 /// A short digest of `value`, whatever the order of its keys.
-fn fingerprint(value: &Value) -> String {
+pub(super) fn fingerprint(value: &Value) -> String {
     let mut hex = hex::encode(digest(&SHA256, value.to_string().as_bytes()));
     hex.truncate(16);
     hex

@@ -1,8 +1,9 @@
-//! `muster batch render`
+//! `muster batch render`, and what `muster batch run --target kubernetes` has in common with it.
 
 use std::collections::BTreeMap;
 
 use muster_agent::batch;
+use serde_json::Value;
 
 use crate::cli::Failure;
 use crate::cli::output::print;
@@ -34,10 +35,10 @@ pub(in crate::cli) struct Args {
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "On Kubernetes")]
-struct ClusterArgs {
+pub(super) struct ClusterArgs {
     /// The image: one that `muster image build` made of the version, or the agent alone with --fetch-from.
     #[arg(long)]
-    image: String,
+    pub(super) image: Option<String>,
     /// The job's name; made of the model's unless given.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -86,23 +87,34 @@ struct ClusterArgs {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    if args.run.shard.is_some() {
-        return Err(Failure::usage("--shard is each pod's own", "say how many there are by --shards").into());
-    }
-    if args.run.restart {
-        let next = "name another output, or remove what is there";
-        return Err(Failure::usage("with --restart each pod that is tried again would begin again", next).into());
-    }
-    // What the pods would refuse is refused here.
-    args.run.options(None).map_err(super::failure)?;
-    let objects = job::plan(&args.job())
-        .map_err(|error| Failure::usage(error.to_string(), "see the examples of `muster batch render --help`"))?;
+    let (_, objects) = args.cluster.plan(&args.model, &args.run)?;
     Ok(print(&objects.iter().map(yaml_of).collect::<String>())?)
 }
 
-impl Args {
-    fn job(&self) -> Job {
-        let (VersionSpec { name, version }, cluster) = (&self.model, &self.cluster);
+impl ClusterArgs {
+    /// The Job of a run, and its objects in the order in which they are applied.
+    pub(super) fn plan(&self, model: &VersionSpec, run: &batch::Args) -> anyhow::Result<(Job, Vec<Value>)> {
+        if run.shard.is_some() {
+            return Err(Failure::usage("--shard is each pod's own", "say how many there are by --shards").into());
+        }
+        if run.restart {
+            let next = "name another output, or remove what is there";
+            return Err(Failure::usage("with --restart each pod that is tried again would begin again", next).into());
+        }
+        let Some(image) = &self.image else {
+            let next = "name one that `muster image build` made of the version, or the agent's with --fetch-from";
+            return Err(Failure::usage("pods need an --image", next).into());
+        };
+        // What the pods would refuse is refused here.
+        run.options(None).map_err(super::failure)?;
+        let job = self.job(image, model, run);
+        let objects = job::plan(&job)
+            .map_err(|error| Failure::usage(error.to_string(), "see the examples of `muster batch render --help`"))?;
+        Ok((job, objects))
+    }
+
+    fn job(&self, image: &str, model: &VersionSpec, run: &batch::Args) -> Job {
+        let (VersionSpec { name, version }, cluster) = (model, self);
         let about = format!("{name}:{version}");
         let usual = || format!("batch-{}-{version}", name.default_slot()).replace(['_', '.'], "-").to_lowercase();
         let model = match (&cluster.fetch_from, &cluster.token_secret) {
@@ -115,11 +127,11 @@ impl Args {
             name: cluster.name.clone().unwrap_or_else(usual),
             namespace: cluster.namespace.clone(),
             about,
-            image: cluster.image.clone(),
+            image: image.to_owned(),
             model,
-            inputs: self.run.input.clone(),
-            output: self.run.output.clone(),
-            args: self.run.words(),
+            inputs: run.input.clone(),
+            output: run.output.clone(),
+            args: run.words(),
             shards: cluster.shards,
             parallelism: cluster.parallelism.unwrap_or(cluster.shards),
             retries: cluster.retries,
