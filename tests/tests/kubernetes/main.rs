@@ -168,7 +168,15 @@ impl Asker {
         gone
     }
 
-    /// Waits until what is listed at `path` is as it should be; what is gone makes it be looked at again.
+    /// Waits until the budget lets a pod go: who counts for it comes behind the pods.
+    async fn until_one_may_go(&self) {
+        let path = format!("/apis/policy/v1/namespaces/{}/poddisruptionbudgets", self.namespace);
+        let may = |budget: &Value| budget["status"]["disruptionsAllowed"].as_u64() > Some(0);
+        let budgets = (path, format!("labelSelector=muster.dev/service%3D{NAME}"));
+        self.until(budgets, "none lets a pod go", |budgets| budgets.iter().any(may)).await;
+    }
+
+    /// Waits until what is listed at `path` is as it should be; whatever happens there makes it be looked at again.
     async fn until(&self, (path, selector): (String, String), what: &str, fits: impl Fn(&[Value]) -> bool) {
         let wait = async {
             loop {
@@ -180,7 +188,7 @@ impl Asker {
                 let watch = format!("{path}?{selector}&watch=true&timeoutSeconds=60&resourceVersion={version}");
                 let events = self.client.request_events::<Value>(Request::get(watch).body(Vec::new()).unwrap());
                 let mut events = pin!(events.await.unwrap());
-                while events.next().await.is_some_and(|event| !matches!(event, Ok(WatchEvent::Deleted(_)))) {}
+                while events.next().await.is_some_and(|event| matches!(event, Ok(WatchEvent::Bookmark(_)))) {}
             }
         };
         tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{path}: {what}"));
@@ -329,6 +337,7 @@ async fn story(place: Arc<Place>, asker: Asker, nodes: Vec<String>) {
 
     if place.drain {
         println!("drain");
+        asker.until_one_may_go().await;
         asker.cordon(&nodes, true).await;
         let gone = asker.evict().await;
         println!("  {gone} of 2 pods were let go at once");
