@@ -16,7 +16,7 @@ mod script;
 mod tensor;
 
 pub use samples::{OutputsFrom, Sample, SampleSet, Samples, ScriptedSample, Tolerance};
-pub use script::{Hook, MAX_MODULE, Script, ScriptLimits};
+pub use script::{Hook, MAX_FUEL, MAX_MEMORY, MAX_MODULE, MIN_MEMORY, Script, ScriptLimits};
 pub use tensor::{Dtype, Tensor, TensorError};
 
 /// The largest manifest in bytes.
