@@ -15,6 +15,7 @@ fn keys(field: &str, items: &[Value]) -> Option<&'static [&'static str]> {
     let keys: &'static [&'static str] = match field {
         "containers" | "initContainers" | "volumes" | "env" | "imagePullSecrets" => &["name"],
         "volumeMounts" => &["mountPath"],
+        "ownerReferences" => &["uid"],
         "topologySpreadConstraints" => &["topologyKey", "whenUnsatisfiable"],
         "ports" if items.iter().any(|item| item.get("containerPort").is_some()) => &["containerPort", "protocol"],
         "ports" => &["port", "protocol"],
@@ -35,7 +36,7 @@ pub fn leaves(object: &Value) -> BTreeMap<Path, Value> {
         match name.as_str() {
             "apiVersion" | "kind" => {}
             "metadata" => {
-                for part in ["labels", "annotations"] {
+                for part in ["labels", "annotations", "ownerReferences"] {
                     if let Some(value) = value.get(part) {
                         walk(value, part, vec!["f:metadata".into(), format!("f:{part}")], &mut all);
                     }
