@@ -1,7 +1,5 @@
 //! Indexed Jobs of batch runs: made once, and followed to their end.
 
-use std::ops::ControlFlow;
-
 use serde_json::{Value, json};
 
 use super::api::{Cluster, Collection, Selection};
@@ -105,14 +103,14 @@ impl Cluster {
         self.request(&subject, "PATCH", &path, Some(object), "application/apply-patch+yaml").await
     }
 
-    /// Follows the Job `name` until it has ended, or `told` breaks off. A cluster that does not answer is waited for, and
-    /// `told` with the reason; what cannot be mended by waiting is an error.
+    /// Follows the Job `name` until it has ended. A cluster that does not answer is waited for, and `told` with the reason;
+    /// what cannot be mended by waiting is an error.
     pub async fn follow_job(
         &self,
         namespace: &str,
         name: &str,
         patience: Patience,
-        mut told: impl FnMut(&Standing, Option<&Error>) -> ControlFlow<()>,
+        mut told: impl FnMut(&Standing, Option<&Error>),
     ) -> Result<Standing, Error> {
         let which = Selection { labels: String::new(), fields: format!("metadata.name={name}") };
         let mut watching = Watching::start(self, namespace, vec![(JOBS, which)], patience);
@@ -136,7 +134,8 @@ impl Cluster {
                 Change::Failed(_, error) if error.is_transient() => Some(error),
                 Change::Failed(_, error) => return Err(error),
             };
-            if told(&standing, trouble.as_ref()).is_break() || standing.ended.is_some() {
+            told(&standing, trouble.as_ref());
+            if standing.ended.is_some() {
                 break;
             }
         }

@@ -1,7 +1,6 @@
 //! Batch runs as Jobs.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use muster_dispatcher::cluster::jobs::{Ended, Standing};
@@ -66,7 +65,6 @@ fn follow(cluster: Cluster) -> (mpsc::Receiver<Standing>, tokio::task::JoinHandl
     let task = tokio::spawn(async move {
         let tell = |standing: &Standing, _: Option<&Error>| {
             sender.try_send(standing.clone()).unwrap();
-            ControlFlow::Continue(())
         };
         cluster.follow_job("models", "nightly", PATIENCE, tell).await
     });

@@ -1,7 +1,6 @@
 //! `muster batch run --target kubernetes`: makes the Job with one's own rights on the cluster, and follows it.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 
 use muster_proto::code::Code;
 use serde_json::json;
@@ -73,7 +72,6 @@ async fn follow(cluster: &Cluster, namespace: &str, name: &str, out: Output) -> 
         if (trouble.is_some() || !out.shows_progress()) && said.insert(line.clone()) {
             bar.suspend(|| out.note(&line));
         }
-        ControlFlow::Continue(())
     };
     let followed = cluster.follow_job(namespace, name, Patience::default(), told);
     let outcome = tokio::select! {
