@@ -7,7 +7,7 @@ use super::names::APPLIED;
 use super::object::{number, text};
 use super::plan::fingerprint;
 use super::watch::{Change, Patience, Watching};
-use super::{Error, MANAGER};
+use super::{Error, Kind, MANAGER};
 
 const JOBS: Collection = Collection { api_version: "batch/v1", plural: "jobs" };
 const SECRETS: Collection = Collection { api_version: "v1", plural: "secrets" };
@@ -63,7 +63,7 @@ impl Standing {
 
 impl Cluster {
     /// Makes the Job among `objects`, and beside it the Secret that goes when it goes; false where that very one is there
-    /// already. A Job of that name from other words is left alone.
+    /// already. A Job of that name from other words is left alone, and so is another's Secret.
     pub async fn make_job(&self, objects: &[Value]) -> Result<bool, Error> {
         let digest = fingerprint(&json!(objects));
         let is = |kind: &'static str| move |object: &&Value| text(object, "/kind") == kind;
@@ -81,6 +81,13 @@ impl Cluster {
         }
         let secret = objects.iter().find(is("Secret"));
         if let Some(secret) = secret {
+            let live = self.get(Kind::Secret, namespace, name).await?;
+            if live.is_some_and(|live| live["metadata"]["labels"] != secret["metadata"]["labels"]) {
+                return Err(Error::Taken {
+                    subject: format!("Secret {namespace}/{name}"),
+                    owner: "not of a run".into(),
+                });
+            }
             self.apply_to(SECRETS, secret).await?;
         }
         let mut marked = job.clone();

@@ -59,6 +59,18 @@ async fn a_job_is_made_once_and_another_of_its_name_is_left_alone() {
     assert_eq!(server.get(JOBS, "nightly").unwrap()["spec"]["completions"], 2);
 }
 
+#[tokio::test]
+async fn a_secret_of_somebody_else_is_left_alone() {
+    let server = ApiServer::start().await;
+    let cluster = client(&server).await;
+    let rest = json!({ "data": { "OUTPUT": "b3RoZXI=" } });
+    server.change(|store| drop(store.make(SECRETS, "Secret", "nightly", rest, "kubectl")));
+    let error = cluster.make_job(&objects(2)).await.unwrap_err();
+    assert!(matches!(&error, Error::Taken { subject, .. } if subject == "Secret models/nightly"), "{error}");
+    assert!(server.get(JOBS, "nightly").is_none());
+    assert_eq!(server.get(SECRETS, "nightly").unwrap()["data"]["OUTPUT"], "b3RoZXI=");
+}
+
 /// Follows the job and sends what is told.
 fn follow(cluster: Cluster) -> (mpsc::Receiver<Standing>, tokio::task::JoinHandle<Result<Standing, Error>>) {
     let (sender, told) = mpsc::channel(64);

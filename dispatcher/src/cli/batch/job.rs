@@ -45,7 +45,7 @@ pub(super) fn run(args: &RunArgs, out: Output) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let cluster = Cluster::connect(&place).await.map_err(failure)?;
-        let made = cluster.make_job(&objects).await.map_err(|error| taken(error, &job.name))?;
+        let made = cluster.make_job(&objects).await.map_err(taken)?;
         let name = format!("{}/{}", job.namespace, job.name);
         out.note(&format!("Job {name} {}.", if made { "is made" } else { "is there already, from the same words" }));
         if args.place.no_wait {
@@ -104,10 +104,10 @@ fn conclude(standing: &Standing, namespace: &str, name: &str, output: &str, out:
     }
 }
 
-fn taken(error: cluster::Error, name: &str) -> Failure {
+fn taken(error: cluster::Error) -> Failure {
     match &error {
         cluster::Error::Taken { subject, owner } => {
-            let next = format!("name this one by --name, or delete that one: kubectl delete job {name}");
+            let next = format!("name this one by --name, or delete that one by kubectl: {subject}");
             Failure::new(Code::Conflict, format!("{subject} is there, {owner}")).with_next(&next)
         }
         _ => failure(error),
